@@ -1,0 +1,163 @@
+"""Checks of what a user passes in. Each error names the parameter, says what was found and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_BLOCK = 1 << 22  # values looked at together, so that a check needs no copy of a large matrix
+
+
+def listing(names: Iterable[object], limit: int = 10) -> str:
+    """Names for a message: the first few, quoted, and how many more there are."""
+    names = [repr(str(name)) for name in names]
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def check_anndata(adata: object, parameter: str = "adata") -> None:
+    """Raise ``TypeError`` unless ``adata`` is an AnnData."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"`{parameter}` must be an AnnData, found {type(adata).__name__}.")
+
+
+def check_choice(parameter: str, value: object, options: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of the strings in ``options``."""
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"`{parameter}` must be one of {listing(options, len(options))}, found {value!r}.")
+
+
+def check_size(adata: AnnData, *, n_obs: int = 2, n_vars: int = 2) -> None:
+    """Raise ``ValueError`` when there are fewer observations or genes than needed."""
+    if adata.n_obs < n_obs:
+        raise ValueError(
+            f"`adata` has {adata.n_obs} observations, at least {n_obs} are needed: check earlier filtering."
+        )
+    if adata.n_vars < n_vars:
+        raise ValueError(f"`adata` has {adata.n_vars} genes, at least {n_vars} are needed: check earlier filtering.")
+
+
+def check_unique_names(adata: AnnData, *, genes: bool = False) -> None:
+    """Raise ``ValueError`` for duplicated observation names (and gene names if ``genes``)."""
+    axes = [("obs_names", adata.obs_names)] + ([("var_names", adata.var_names)] if genes else [])
+    for axis, names in axes:
+        if not names.is_unique:
+            repeated = names[names.duplicated()].unique()
+            raise ValueError(
+                f"`adata.{axis}` has {len(repeated)} repeated names (e.g. {listing(repeated, 3)}): "
+                f"call `adata.{axis}_make_unique()` first."
+            )
+
+
+def check_obs_key(adata: AnnData, key: object, parameter: str) -> pd.Series:
+    """Return ``adata.obs[key]``; raise ``KeyError`` with the available columns when there is none."""
+    if key not in adata.obs.columns:
+        raise KeyError(f"`{parameter}`={key!r} is not in adata.obs; available: {listing(adata.obs.columns, 30)}.")
+    return adata.obs[key]
+
+
+def check_spatial(adata: AnnData, spatial_key: str) -> NDArray[np.float64]:
+    """Return the (n_obs, 2) coordinates in ``adata.obsm[spatial_key]``, present, two-dimensional and finite."""
+    if spatial_key not in adata.obsm:
+        raise KeyError(
+            f"No spatial coordinates: `spatial_key`={spatial_key!r} is not in adata.obsm; "
+            f"available: {listing(adata.obsm.keys(), 30)}."
+        )
+    try:
+        coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"adata.obsm[{spatial_key!r}] (`spatial_key`) must hold numbers: {error}.") from error
+    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
+        raise ValueError(
+            f"adata.obsm[{spatial_key!r}] (`spatial_key`) must have two columns (x, y), found shape {coordinates.shape}: "
+            "store the in-plane coordinates under a key of their own and pass it."
+        )
+    bad = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"adata.obsm[{spatial_key!r}] (`spatial_key`) has NaN or infinite coordinates for {len(bad)} observations "
+            f"(e.g. {listing(adata.obs_names[bad], 3)}): remove these observations first."
+        )
+    return coordinates
+
+
+def slide_codes(adata: AnnData, slide_key: str | None) -> tuple[list[str], NDArray[np.intp]]:
+    """Names of the slides in an AnnData and, per observation, the position of its slide among them.
+
+    Without ``slide_key`` everything is one slide called ``"slide"``. Slides come in the order of the categories, or
+    sorted; categories without observations are left out.
+    """
+    if slide_key is None:
+        return ["slide"], np.zeros(adata.n_obs, dtype=np.intp)
+    labels = check_obs_key(adata, slide_key, "slide_key")
+    missing = np.flatnonzero(labels.isna().to_numpy())
+    if len(missing):
+        raise ValueError(
+            f"adata.obs[{slide_key!r}] (`slide_key`) is missing for {len(missing)} observations "
+            f"(e.g. {listing(adata.obs_names[missing], 3)}): label them or remove them."
+        )
+    categories = labels.astype("category").cat.remove_unused_categories().cat
+    names = [str(name) for name in categories.categories]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"adata.obs[{slide_key!r}] (`slide_key`) has different labels that read the same as text "
+            f"({listing(names)}): make it a column of strings."
+        )
+    return names, categories.codes.to_numpy().astype(np.intp)
+
+
+def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
+    """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers."""
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(f"`layer`={layer!r} is not in adata.layers; available: {listing(adata.layers.keys(), 30)}.")
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    counts = adata.X if layer is None else adata.layers[layer]
+    if counts is None:
+        raise ValueError(f"adata.X is empty: pass `layer=`; available layers: {listing(adata.layers.keys(), 30)}.")
+    if not (isinstance(counts, np.ndarray) or (sparse.issparse(counts) and counts.format in ("csr", "csc"))):
+        raise TypeError(
+            f"{where} must be a numpy array or a CSR or CSC matrix in memory, found {type(counts).__name__}: "
+            "convert it (`adata.to_memory()`, `.tocsr()`) first."
+        )
+    if counts.dtype.kind not in "iufb":
+        raise TypeError(f"{where} must hold numbers, found dtype {counts.dtype}.")
+    if counts.dtype.kind in "ub":
+        return counts
+    other = f"pass the raw counts with `layer=` (available layers: {listing(adata.layers.keys(), 30)})"
+    for block in _blocks(counts):
+        low, high = block.min(), block.max()
+        if not np.isfinite(low) or not np.isfinite(high):
+            raise ValueError(f"{where} has NaN or infinite values: remove or repair these entries, or {other}.")
+        if low < 0:
+            raise ValueError(f"{where} has negative values (e.g. {low:g}), raw counts are needed: {other}.")
+        if counts.dtype.kind == "f":
+            fraction = block[block != np.rint(block)]
+            if len(fraction):
+                kind = "log-transformed" if high < 30 else "normalised"
+                raise ValueError(
+                    f"{where} holds values that are not whole numbers (e.g. {fraction[0]:.4g}) and looks {kind}, "
+                    f"raw counts are needed: {other}."
+                )
+    return counts
+
+
+def _blocks(matrix: NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix) -> Iterator[NDArray[Any]]:
+    values = matrix if isinstance(matrix, np.ndarray) else matrix.data
+    step = max(1, _BLOCK // max(1, int(np.prod(values.shape[1:]))))
+    for start in range(0, len(values), step):
+        block = values[start : start + step]
+        if block.size:
+            yield block

@@ -1,0 +1,161 @@
+"""The lattice of a slide that has spatial coordinates only: pitch, rotation and the site of each observation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from stimage.pp._lattice import NoLatticeError, Sites
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MIN_OBSERVATIONS = 8
+_MIN_ORDER = 0.6
+"""Least agreement of the directions to nearest neighbours (0: any direction, 1: a perfect lattice)."""
+_MAX_MEDIAN_RESIDUAL = 0.2
+_MAX_RESIDUAL = 0.45
+"""Distances to the fitted site over the pitch; half a pitch is where the site becomes ambiguous."""
+
+
+def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
+    """Sites of a hexagonal or square lattice found in ``spatial`` (n, 2); ``layout`` may ask for one of the two.
+
+    The directions to nearest neighbours repeat every 60 degrees on a hexagonal and every 90 on a square lattice, which
+    gives type and rotation. An affine map from sites to positions is then fitted outwards from the middle, so that small
+    errors of the first estimate and slightly unequal axes do not add up over the slide.
+
+    Raises
+    ------
+    NoLatticeError
+        If the positions are irregular, on the other lattice, or two of them fall on one site.
+    """
+    if len(spatial) < _MIN_OBSERVATIONS:
+        raise NoLatticeError(
+            f"{len(spatial)} observations are too few to infer a lattice, {_MIN_OBSERVATIONS} are needed"
+        )
+    steps = _nearest_steps(spatial)
+    angle = np.arctan2(steps[:, 1], steps[:, 0])
+    order = {fold: np.exp(1j * fold * angle).mean() for fold in (4, 6)}
+    found = "hex" if abs(order[6]) > abs(order[4]) else "square"
+    fold = 6 if found == "hex" else 4
+    seen = f"order of neighbour directions: square {abs(order[4]):.2f}, hexagonal {abs(order[6]):.2f}"
+    if abs(order[fold]) < _MIN_ORDER:
+        raise NoLatticeError(f"the positions are irregular ({seen}; a lattice has at least {_MIN_ORDER})")
+    if layout not in ("auto", found):
+        raise NoLatticeError(f"the positions form a {found} lattice ({seen})")
+
+    basis = _first_basis(steps, np.angle(order[fold]) / fold, found)
+    sites, basis = _fit_outwards(spatial, basis)
+    design = np.column_stack([sites, np.ones(len(sites))])
+    residual = spatial - design @ np.linalg.lstsq(design, spatial, rcond=None)[0]
+    pitch = float(np.linalg.norm(_NEIGHBOURS[found] @ basis, axis=1).mean())
+    residual = np.linalg.norm(residual, axis=1) / pitch
+    if np.median(residual) > _MAX_MEDIAN_RESIDUAL or residual.max() > _MAX_RESIDUAL:
+        raise NoLatticeError(
+            f"the positions do not fit a {found} lattice of pitch {pitch:.4g}: they are off by {np.median(residual):.2f} "
+            f"of the pitch on median and {residual.max():.2f} at most (allowed {_MAX_MEDIAN_RESIDUAL}, {_MAX_RESIDUAL})"
+        )
+    shared = len(sites) - len(np.unique(sites, axis=0))
+    if shared:
+        raise NoLatticeError(
+            f"{shared} observations share a site of the {found} lattice of pitch {pitch:.4g} with another"
+        )
+    row, col, parity, rotation = _orient(sites, basis, found)
+    return Sites(found, row, col, "spatial", parity=parity, pitch=pitch, rotation=rotation)
+
+
+_NEIGHBOURS = {"hex": np.array([[1, 0], [0, 1], [-1, 1]]), "square": np.array([[1, 0], [0, 1]])}
+"""Steps to half of a site's neighbours, in units of the basis (hex: the second vector 60 degrees from the first)."""
+
+
+def _nearest_steps(spatial: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors between neighbours one pitch apart, (m, 2)."""
+    tree = cKDTree(spatial)
+    distance = tree.query(spatial, k=2)[0][:, 1]
+    if not (distance > 0).all():
+        raise NoLatticeError(f"{int((distance == 0).sum())} observations have the position of another")
+    # A low quantile: in a thinned slide most observations have lost their neighbours at one pitch.
+    pitch = np.quantile(distance, 0.1)
+    for _ in range(3):
+        pairs = tree.query_pairs(1.3 * pitch, output_type="ndarray")
+        steps = spatial[pairs[:, 1]] - spatial[pairs[:, 0]]
+        length = np.linalg.norm(steps, axis=1)
+        pitch = np.median(length)
+    return steps[length > 0.7 * pitch]
+
+
+def _first_basis(steps: NDArray[np.float64], rotation: float, layout: str) -> NDArray[np.float64]:
+    """Least-squares basis (2, 2) of the steps, each step taken as the nearest direction of the regular lattice."""
+    neighbours = _NEIGHBOURS[layout]
+    second = rotation + (np.pi / 3 if layout == "hex" else np.pi / 2)
+    regular = np.array([[np.cos(rotation), np.sin(rotation)], [np.cos(second), np.sin(second)]])
+    along = steps @ (neighbours @ regular).T
+    nearest = np.abs(along).argmax(axis=1)
+    sign = np.sign(along[np.arange(len(steps)), nearest])
+    coefficients = neighbours[nearest] * sign[:, None]
+    if np.linalg.matrix_rank(coefficients) < 2:  # all on one line: the other direction is the regular one
+        return regular * np.median(np.linalg.norm(steps, axis=1))
+    return np.linalg.lstsq(coefficients.astype(np.float64), steps, rcond=None)[0]
+
+
+def _fit_outwards(
+    spatial: NDArray[np.float64], basis: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Integer coordinates of every position in the refined basis."""
+    middle = np.median(spatial, axis=0)
+    origin = spatial[np.linalg.norm(spatial - middle, axis=1).argmin()]
+    distance = np.linalg.norm(spatial - origin, axis=1)
+    radius = 3 * np.linalg.norm(basis, axis=1).max()
+    while True:
+        near = distance <= radius
+        for _ in range(3):
+            sites = np.rint((spatial[near] - origin) @ np.linalg.inv(basis))
+            design = np.column_stack([sites, np.ones(len(sites))])
+            if np.linalg.matrix_rank(design) < 3:
+                break
+            fit = np.linalg.lstsq(design, spatial[near], rcond=None)[0]
+            if abs(np.linalg.det(fit[:2])) < 0.5 * abs(np.linalg.det(basis)):
+                break  # positions without a lattice can collapse the fit; the residuals are judged by the caller
+            basis, origin = fit[:2], fit[2]
+        if near.all():
+            return sites.astype(np.int64), basis
+        radius *= 1.5
+
+
+def _orient(
+    sites: NDArray[np.int64], basis: NDArray[np.float64], layout: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, float]:
+    """Rows, columns, parity and rotation of the raster.
+
+    A hexagonal lattice has three directions for its rows. Images are mostly cut along the capture area, so a direction
+    within 5 degrees of an image axis is taken; otherwise the one with the smallest raster.
+    """
+    i, j = sites.T
+    best = None
+    for _ in range(3 if layout == "hex" else 2):
+        angle = _angle(basis[0])
+        if not -90 < angle <= 90:
+            i, j, basis, angle = -i, -j, -basis, _angle(-basis[0])
+        tilted = min(abs(angle), 90 - abs(angle)) > 5
+        row = j - j.min()
+        # Which rows count as shifted is free: one of the two choices may save a column.
+        for parity in (0, 1) if layout == "hex" else (0,):
+            col = i + (j + parity) // 2 if layout == "hex" else i
+            col = col - col.min()
+            n_sites = (int(row.max()) + 1) * (int(col.max()) + 1)
+            preference = (tilted, n_sites, abs(angle)) if layout == "hex" else (abs(angle),)
+            if best is None or preference < best[0]:
+                # Row 0 lies at j.min(), and rows of odd j + parity are shifted.
+                best = preference, row, col, int((j.min() + parity) % 2) if layout == "hex" else 0, angle
+        if layout == "hex":
+            i, j, basis = i + j, -i, np.array([basis[1], basis[1] - basis[0]])
+        else:
+            i, j, basis = j, -i, np.array([basis[1], -basis[0]])
+    return best[1:]
+
+
+def _angle(vector: NDArray[np.float64]) -> float:
+    return float(np.degrees(np.arctan2(vector[1], vector[0])))

@@ -1,0 +1,177 @@
+"""Sites of a slide from its array coordinates, or from bins of a given size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_SNAP_TOLERANCE = 0.35
+"""Largest distance of an array coordinate from its integer; legacy arrays store positions adjusted by up to .3."""
+_SQUARE_HEX_RATIO = 3**0.25
+"""Row step over column step that separates a checkerboard (1) from Visium (sqrt(3)): their geometric mean."""
+
+
+class NoLatticeError(ValueError):
+    """The positions do not lie on one lattice of the layout asked for."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The raster of one slide: integer ``row`` and ``col`` from 0 per observation, and what is known of the lattice."""
+
+    layout: str
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    source: str
+    parity: int = 0
+    pitch: float = float("nan")
+    rotation: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.row.max()) + 1, int(self.col.max()) + 1
+
+    @property
+    def n_sites(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def occupancy(self) -> float:
+        return len(np.unique(self.row * self.shape[1] + self.col)) / self.n_sites
+
+
+def from_array(row: ArrayLike, col: ArrayLike, layout: str, spatial: NDArray[np.float64] | None = None) -> Sites:
+    """Sites from array coordinates, for ``layout`` ``"auto"``, ``"hex"``, ``"square"`` or ``"rank"``.
+
+    Array coordinates of one parity of row + col are a hexagonal lattice (Visium) or a square one turned by 45 degrees
+    (the 2k array of Spatial Transcriptomics). ``spatial`` tells them apart; without it Visium is assumed.
+    """
+    row, col = _snap(row, "array_row"), _snap(col, "array_col")
+    if layout == "rank":
+        row_levels, rank_row = np.unique(row, return_inverse=True)
+        col_levels, rank_col = np.unique(col, return_inverse=True)
+        n, n_sites = len(row), len(row_levels) * len(col_levels)
+        # Pixels have nearly as many levels as observations, so their ranks form an all but empty raster.
+        if n >= 100 and n < 0.02 * n_sites:
+            raise ValueError(
+                f"`layout`='rank' would give {len(row_levels)} x {len(col_levels)} sites for {n} observations: "
+                "obs['array_row'] and obs['array_col'] look like pixel coordinates, whose ranks mean nothing. "
+                "Remove these two columns and use `layout`='auto' to infer the lattice."
+            )
+        return Sites("rank", rank_row, rank_col, "array")
+
+    steps = _physical_steps(row, col, spatial)
+    parity = (row + col) % 2
+    one_parity = bool((parity == parity[0]).all())
+    if layout == "hex" and not one_parity:
+        raise ValueError(
+            f"`layout`='hex' needs array coordinates with row + col all even or all odd, as on Visium; "
+            f"found {int((parity == 0).sum())} even and {int((parity == 1).sum())} odd: use `layout`='square' or 'auto'."
+        )
+    if layout == "auto":
+        layout = "hex" if one_parity and not _is_checkerboard(steps) else "square"
+    if layout == "hex":
+        neighbours = ((0, 2), (1, 1), (1, -1))
+        half = col // 2
+        return Sites(
+            "hex",
+            row - row.min(),
+            half - half.min(),
+            "array",
+            parity=int((row.min() + parity[0]) % 2),
+            pitch=_pitch(steps, neighbours),
+        )
+    if one_parity:
+        # The four nearest sites are the diagonal ones: turn the raster by 45 degrees so that it has no holes.
+        up, along = (row - col - parity) // 2, (row + col - parity) // 2
+        pitch = _pitch(steps, ((1, 1), (1, -1)))
+        return Sites("square", up - up.min(), along - along.min(), "array", pitch=pitch, rotation=45.0)
+    return Sites("square", row - row.min(), col - col.min(), "array", pitch=_pitch(steps, ((0, 1), (1, 0))))
+
+
+def from_bins(spatial: NDArray[np.float64], bin_size: float | None = None) -> Sites:
+    """Square bins of ``bin_size``; ``None`` takes the largest size at which half of the occupied bins hold one position."""
+    origin = spatial.min(axis=0)
+    if bin_size is None:
+        bin_size = _choose_bin_size(spatial)
+    sites = np.floor((spatial - origin) / bin_size)
+    if sites.max() >= np.iinfo(np.int32).max:
+        raise ValueError(
+            f"`bin_size`={bin_size:g} is far too small for coordinates that span {np.ptp(spatial, axis=0)}."
+        )
+    sites = sites.astype(np.int64)
+    return Sites("bins", sites[:, 1], sites[:, 0], "spatial", pitch=float(bin_size))
+
+
+def _choose_bin_size(spatial: NDArray[np.float64]) -> float:
+    positions = np.unique(spatial, axis=0)
+    if len(positions) < 2:
+        raise ValueError("All observations have the same spatial position: no `bin_size` can be chosen.")
+    positions = positions - positions.min(axis=0)
+    extent = positions.max(axis=0)
+    # A side per position if they were spread evenly; on a line the longer axis alone counts.
+    even = max(np.sqrt(extent.prod() / len(positions)), extent.max() / len(positions))
+    for size in even * 1.05 ** np.arange(30.0, -200.0, -1.0):
+        bins = np.floor(positions / size).astype(np.int64)
+        counts = np.unique(bins, axis=0, return_counts=True)[1]
+        if np.median(counts) <= 1:
+            break
+    return float(size)
+
+
+def _snap(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    values = np.asarray(values)
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    values = values.astype(np.float64)
+    # A common offset (e.g. every coordinate ends in .5) is the phase of the coordinates modulo one.
+    phase = np.angle(np.exp(2j * np.pi * values).mean()) / (2 * np.pi)
+    if abs(phase) < 0.1:  # jitter, not an offset
+        phase = 0.0
+    whole = np.rint(values - phase)
+    off = np.abs(values - phase - whole)
+    if off.max() > _SNAP_TOLERANCE:
+        raise ValueError(
+            f"obs[{name!r}] must hold array coordinates one apart, found e.g. {values[off.argmax()]:g}: "
+            "if these are pixel coordinates, remove array_row and array_col to infer the lattice from the spatial ones."
+        )
+    return whole.astype(np.int64)
+
+
+def _physical_steps(
+    row: NDArray[np.int64], col: NDArray[np.int64], spatial: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """(2, 2): physical vector of one array row and of one array column; None where they cannot be told."""
+    if spatial is None:
+        return None
+    design = np.column_stack([row, col, np.ones(len(row))]).astype(np.float64)
+    fit, _, rank, _ = np.linalg.lstsq(design, spatial, rcond=None)
+    lengths = np.linalg.norm(fit[:2], axis=1)
+    spread = np.sqrt(((spatial - design @ fit) ** 2).sum(axis=1).mean())
+    if rank < 3 or not lengths.min() > 0 or spread > 0.5 * lengths.min():
+        return None
+    return fit[:2]
+
+
+def _is_checkerboard(steps: NDArray[np.float64] | None) -> bool:
+    if steps is None:
+        return False
+    row_step, col_step = np.linalg.norm(steps, axis=1)
+    ratio = row_step / col_step
+    if ratio < 1 / _SQUARE_HEX_RATIO:
+        raise ValueError(
+            f"obs['array_row'] and obs['array_col'] look exchanged: one row is {ratio:.2f} of a column apart, "
+            "on Visium it is 1.73. Exchange the two columns, or pass `layout`='hex' or 'square' to take them as they are."
+        )
+    return bool(ratio < _SQUARE_HEX_RATIO)
+
+
+def _pitch(steps: NDArray[np.float64] | None, neighbours: tuple[tuple[int, int], ...]) -> float:
+    if steps is None:
+        return float("nan")
+    return float(np.linalg.norm(np.array(neighbours) @ steps, axis=1).mean())
