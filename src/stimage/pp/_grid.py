@@ -26,6 +26,8 @@ Layout = Literal["auto", "hex", "square", "rank", "bins"]
 _LAYOUTS = ("auto", "hex", "square", "rank", "bins")
 _MANY_SITES = 1_000_000
 _MAX_SITES_PER_OBSERVATION = 1000
+_MAX_ROUNDED = 0.05
+"""Share of observations that may be on one array site with another before it is an error of the data, not of rounding."""
 
 
 def compact_grid(
@@ -54,7 +56,9 @@ def compact_grid(
         45 degrees, so that the four nearest sites are neighbours in the raster. ``"rank"``: ranks of the distinct row
         and column levels of the array coordinates, the literal reading of the paper's Eq. 5, which leaves every second
         site of a Visium slide empty. ``"bins"``: square bins of ``bin_size``, shared by several observations if need be.
-        ``"auto"``: hexagonal or square, whichever the coordinates show; bins where they are irregular.
+        ``"auto"``: hexagonal or square, whichever the coordinates show; bins where they are irregular. Array coordinates
+        that put a few observations (5 %) on one site although their spatial coordinates differ, as rounded ones of legacy
+        arrays do, give way to the spatial coordinates.
     slide_key
         Column of ``adata.obs`` that names the slide of each observation; each slide gets a raster of its own. ``None``
         takes everything as one slide.
@@ -194,9 +198,16 @@ def _slide_sites(
                 f"obs['array_row'] or obs['array_col'] is NaN or infinite for {len(bad)} observations "
                 f"(e.g. {listing(adata.obs_names[members[bad]], 3)}): remove these observations."
             )
-        sites = from_array(row, col, layout, xy)
-        _check_distinct(sites, adata.obs_names[members])
-        source = np.column_stack([col, row])
+        sites, source = from_array(row, col, layout, xy), np.column_stack([col, row])
+        shared = _shared_sites(sites)
+        if layout == "auto" and 0 < len(shared) <= _MAX_ROUNDED * len(members) and _all_distinct(xy):
+            sites, source = _inferred(xy, layout), xy
+        elif len(shared):
+            raise ValueError(
+                f"{len(shared)} observations share a site with another (e.g. "
+                f"{listing(adata.obs_names[members[shared]], 3)}): remove duplicates, pass `slide_key=` if there are "
+                "several slides, or use `layout`='bins'."
+            )
     elif layout == "bins":
         sites, source = from_bins(xy, bin_size), xy
     elif layout == "rank":
@@ -254,15 +265,15 @@ def _required_spatial(adata: AnnData, layout: str, spatial_key: str) -> NDArray[
     return check_spatial(adata, spatial_key)
 
 
-def _check_distinct(sites: Sites, names: pd.Index) -> None:
-    flat = pd.Series(sites.row * sites.shape[1] + sites.col)
-    repeated = flat.duplicated(keep=False).to_numpy()
-    if repeated.any():
-        first = np.flatnonzero((flat == flat[repeated.argmax()]).to_numpy())
-        raise ValueError(
-            f"{int(repeated.sum())} observations share a site (e.g. {listing(names[first], 3)}): remove duplicates, "
-            "pass `slide_key=` if there are several slides, or use `layout`='bins'."
-        )
+def _shared_sites(sites: Sites) -> NDArray[np.intp]:
+    """Observations on a site with another, those of one site beside each other."""
+    flat = sites.row * sites.shape[1] + sites.col
+    shared = np.flatnonzero(pd.Series(flat).duplicated(keep=False).to_numpy())
+    return shared[np.argsort(flat[shared], kind="stable")]
+
+
+def _all_distinct(xy: NDArray[np.float64] | None) -> bool:
+    return xy is not None and len(np.unique(xy, axis=0)) == len(xy)
 
 
 def _check_bin_size(layout: str, bin_size: float | None) -> None:

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.stats import rankdata
+
+from stimage._validate import (
+    check_anndata,
+    check_choice,
+    check_counts,
+    check_size,
+    check_unique_names,
+    listing,
+    slide_codes,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
+_SPAN = 0.3
+"""Share of genes in each local fit of the mean-variance trend, as in Seurat v3."""
+_ANCHORS = 64
+
+
+@dataclass(frozen=True)
+class GenePool:
+    """Genes chosen for a set of slides, and how the slides' panels overlap.
+
+    Parameters
+    ----------
+    genes
+        Names of the chosen genes, most variable first.
+    table
+        One row per candidate gene, most variable first: ``highly_variable`` (chosen), ``rank`` (0 is the most variable),
+        ``median_rank`` (median over slides of the rank within the slide, as a share of its candidates),
+        ``variance_standardized`` (median over slides), ``mean`` (counts per observation, mean over slides) and
+        ``n_slides`` (slides that measure the gene).
+    overlap
+        One row per slide: ``n_observations``, ``n_genes``, ``candidates`` (genes that could be chosen), ``selected``
+        (chosen genes that the slide measures) and ``fraction_selected`` (``selected`` over the size of the pool).
+    """
+
+    genes: list[str]
+    table: pd.DataFrame
+    overlap: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    name: str
+    counts: Any
+    genes: pd.Index
+
+
+def select_genes(
+    adatas: AnnData | Sequence[AnnData],
+    *,
+    n_genes: int = 2000,
+    layer: str | None = None,
+    slide_key: str | None = None,
+    join: Literal["inner", "outer"] = "inner",
+    min_slides: int = 1,
+) -> GenePool:
+    """Choose the most variable genes shared by a set of slides.
+
+    The variance of the raw counts is standardised per slide by its trend with the mean, with counts clipped at
+    sqrt(n_obs) standard deviations (Stuart et al. 2019, "Seurat v3"); genes are ranked within each slide, and by the
+    median of these ranks over the slides that measure them. Nothing is written to the AnnData.
+
+    Parameters
+    ----------
+    adatas
+        One AnnData, or a list with one or more slides in each; raw counts in ``X`` or ``layer``.
+    n_genes
+        Size of the pool; smaller when fewer candidates vary.
+    layer
+        Layer with raw counts; ``None`` takes ``X``.
+    slide_key
+        Column of ``obs`` that names the slide of each observation; ``None`` takes each AnnData as one slide.
+    join
+        Candidates are the genes measured in every slide (``"inner"``) or in at least ``min_slides`` (``"outer"``).
+    min_slides
+        Used with ``join="outer"``.
+
+    Returns
+    -------
+    The chosen genes, a table of all candidates and the overlap of the slides' panels, as :class:`GenePool`.
+
+    Raises
+    ------
+    KeyError
+        If ``layer`` or ``slide_key`` is absent.
+    ValueError
+        If counts are not raw, gene names are repeated, or slides have no gene in common.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np
+    >>> import stimage as sti
+    >>> counts = np.random.default_rng(0).poisson(2.0, size=(50, 20)).astype(float)
+    >>> counts[:25, 3] += 20
+    >>> adata = ad.AnnData(counts)
+    >>> sti.pp.select_genes(adata, n_genes=1).genes
+    ['3']
+
+    References
+    ----------
+    Stuart et al. 2019, Comprehensive Integration of Single-Cell Data, Cell 177.
+    """
+    check_choice("join", join, ("inner", "outer"))
+    _check_positive("n_genes", n_genes)
+    _check_positive("min_slides", min_slides)
+    panels = _panels(adatas, layer, slide_key)
+    if min_slides > len(panels):
+        raise ValueError(f"`min_slides`={min_slides} exceeds the number of slides, {len(panels)}.")
+    measured = pd.Series(np.concatenate([panel.genes for panel in panels])).value_counts(sort=False)
+    candidates = measured.index[measured >= (len(panels) if join == "inner" else min_slides)]
+    _check_common(panels, candidates)
+
+    shape = (len(panels), len(candidates))
+    rank, variance, mean = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+    for slide, panel in enumerate(panels):
+        position = candidates.get_indexer(panel.genes)
+        known = position >= 0
+        slide_mean, slide_variance = _standardized_variance(panel.counts)
+        mean[slide, position[known]] = slide_mean[known]
+        variance[slide, position[known]] = slide_variance[known]
+        rank[slide, position[known]] = rankdata(-slide_variance[known]) / known.sum()
+    table = pd.DataFrame(
+        {
+            "median_rank": np.nanmedian(rank, axis=0),
+            "variance_standardized": np.nanmedian(variance, axis=0),
+            "mean": np.nanmean(mean, axis=0),
+            "n_slides": measured[candidates].to_numpy(),
+        },
+        index=candidates,
+    )
+    varies = np.nanmax(variance, axis=0) > 0
+    table = table.assign(varies=varies, gene=candidates).sort_values(
+        ["varies", "median_rank", "variance_standardized", "gene"], ascending=[False, True, False, True]
+    )
+    chosen = table["varies"].to_numpy() & (np.arange(len(table)) < n_genes)
+    table = table.drop(columns=["varies", "gene"])
+    table.insert(0, "rank", np.arange(len(table)))
+    table.insert(0, "highly_variable", chosen)
+    genes = table.index[chosen]
+    if not len(genes):
+        raise ValueError("No candidate gene varies within a slide: check that the counts are not constant.")
+    selected = [int(genes.isin(panel.genes).sum()) for panel in panels]
+    overlap = pd.DataFrame(
+        {
+            "n_observations": [panel.counts.shape[0] for panel in panels],
+            "n_genes": [len(panel.genes) for panel in panels],
+            "candidates": [int(candidates.isin(panel.genes).sum()) for panel in panels],
+            "selected": selected,
+            "fraction_selected": np.array(selected) / len(genes),
+        },
+        index=pd.Index([panel.name for panel in panels], name="slide"),
+    )
+    return GenePool([str(gene) for gene in genes], table, overlap)
+
+
+def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: str | None) -> list[_Panel]:
+    alone = not isinstance(adatas, list | tuple)
+    adatas = [adatas] if alone else list(adatas)
+    if not adatas:
+        raise ValueError("`adatas` is an empty list: pass at least one AnnData.")
+    panels = []
+    for number, adata in enumerate(adatas):
+        parameter = "adatas" if alone else f"adatas[{number}]"
+        check_anndata(adata, parameter)
+        try:
+            check_size(adata)
+            check_unique_names(adata, genes=True)
+            counts = check_counts(adata, layer)
+            names, codes = slide_codes(adata, slide_key)
+        except (ValueError, TypeError, KeyError) as error:
+            raise type(error)(f"`{parameter}`: {error.args[0]}") from error
+        if slide_key is None:
+            names = ["slide"] if alone else [str(number)]
+        for code, name in enumerate(names):
+            members = np.flatnonzero(codes == code)
+            if len(members) < 2:
+                raise ValueError(
+                    f"`{parameter}`: slide {name!r} has one observation, at least 2 are needed: remove it."
+                )
+            part = counts if len(names) == 1 else counts[members]
+            panels.append(_Panel(name, part, adata.var_names.astype(str)))
+    repeated = pd.Index([panel.name for panel in panels])
+    if not repeated.is_unique:
+        raise ValueError(
+            f"`slide_key`={slide_key!r}: several AnnData have slides of the same name "
+            f"({listing(repeated[repeated.duplicated()].unique())}): rename them."
+        )
+    return panels
+
+
+def _check_positive(parameter: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{parameter}` must be an integer, found {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"`{parameter}` must be at least 1, found {value}.")
+
+
+def _check_common(panels: list[_Panel], candidates: pd.Index) -> None:
+    """Raise when there is no candidate, or a slide shares no gene with any other."""
+    for panel in panels:
+        others = [other for other in panels if other is not panel]
+        if others and not any(panel.genes.isin(other.genes).any() for other in others):
+            first, second = panel.genes, others[0].genes
+            hint = "name the genes of all slides the same way"
+            if _is_ensembl(first) != _is_ensembl(second):
+                hint = "one has Ensembl ids and the other gene symbols: put the same kind in `var_names`"
+            elif first.str.upper().isin(second.str.upper()).any():
+                hint = "they differ in upper and lower case only: slides of two species?"
+            raise ValueError(
+                f"No gene in common: slide {panel.name!r} has {listing(first, 3)}; "
+                f"slide {others[0].name!r} has {listing(second, 3)}; {hint}."
+            )
+    if not len(candidates):
+        shared = reduce(lambda common, panel: common.intersection(panel.genes), panels[1:], panels[0].genes)
+        raise ValueError(
+            f"No gene is measured in enough slides ({len(shared)} of them in all {len(panels)}): "
+            "use `join`='outer' with a smaller `min_slides`, or leave out the slide with the smallest panel "
+            f"({min(panels, key=lambda panel: len(panel.genes)).name!r})."
+        )
+
+
+def _is_ensembl(genes: pd.Index) -> bool:
+    return bool(genes.str.match(_ENSEMBL).mean() > 0.5)
+
+
+def _standardized_variance(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standardised variance of every gene (Seurat v3), without making a sparse matrix dense."""
+    n = counts.shape[0]
+    total, squares = _sums(counts, None)
+    mean = total / n
+    variance = (squares - n * mean**2) / (n - 1)
+    # Differences of large sums leave rounding in the place of a zero variance.
+    varies = variance > 1e-12 * squares / n
+    standardized = np.zeros_like(mean)
+    if varies.any():
+        trend = _local_quadratic(np.log10(mean[varies]), np.log10(variance[varies]))
+        deviation = np.zeros_like(mean)
+        deviation[varies] = np.sqrt(10.0**trend)
+        total, squares = _sums(counts, deviation * np.sqrt(n) + mean)
+        clipped = n * mean**2 + squares - 2 * mean * total
+        standardized[varies] = clipped[varies] / ((n - 1) * deviation[varies] ** 2)
+    return mean, standardized
+
+
+def _sums(counts: Any, upper: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per gene the sum and the sum of squares of the counts, each at most ``upper``."""
+    if not sparse.issparse(counts):
+        values = np.asarray(counts, dtype=np.float64)
+        values = values if upper is None else np.minimum(values, upper)
+        return values.sum(axis=0), (values**2).sum(axis=0)
+    counts = counts.tocsr()
+    if not counts.has_canonical_format:
+        counts = counts.copy()
+        counts.sum_duplicates()
+    values = counts.data.astype(np.float64)
+    if upper is not None:
+        values = np.minimum(values, upper[counts.indices])
+    n_genes = counts.shape[1]
+    return np.bincount(counts.indices, values, n_genes), np.bincount(counts.indices, values**2, n_genes)
+
+
+def _local_quadratic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Loess of degree 2 with tricube weights, fitted at quantiles of ``x`` and interpolated between them."""
+    anchors = np.unique(np.quantile(x, np.linspace(0, 1, _ANCHORS)))
+    n_near = min(len(x), max(int(np.ceil(_SPAN * len(x))), 10))
+    fitted = np.empty(len(anchors))
+    for k, anchor in enumerate(anchors):
+        distance = np.abs(x - anchor)
+        width = np.partition(distance, n_near - 1)[n_near - 1]
+        near = distance <= width
+        scaled = (x[near] - anchor) / (width or 1.0)
+        weight = np.sqrt(np.clip(1 - np.abs(scaled) ** 3, 1e-6, None) ** 3)
+        design = np.column_stack([np.ones_like(scaled), scaled, scaled**2]) * weight[:, None]
+        fitted[k] = np.linalg.lstsq(design, y[near] * weight, rcond=None)[0][0]
+    return np.interp(x, anchors, fitted)
