@@ -1,0 +1,5 @@
+"""Data sets: simulated tissue with known domains."""
+
+from ._simulate import simulate_tissue
+
+__all__ = ["simulate_tissue"]

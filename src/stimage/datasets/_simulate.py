@@ -1,0 +1,222 @@
+"""Simulated tissue: counts, coordinates and domains whose truth is known."""
+
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stimage._keys import ARRAY_COL, ARRAY_ROW, SPATIAL
+
+from ._tissue import DomainMap, Layout, Pattern, SmoothField, lattice, tissue_mask, to_unit_square
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_N_SHARED_TYPES = 4  # cell types that belong to no domain: vessels, glia, immune cells
+_N_PROGRAMMES = 5  # gene programmes that vary smoothly, across domain borders
+_ROWS_AT_ONCE = 4096  # bounds the dense rates and counts held at any moment
+
+# What makes the domains hard to see in one spot (chosen so that PCA with k-means scores as it does on real cortex).
+_DOMAIN_TYPE = 2.4  # log-odds by which a domain prefers its own cell type
+_TYPE_FIELD = 0.4  # within-domain variation of the composition
+_CONCENTRATION = 6.0  # of the Dirichlet a spot's few cells are drawn from
+_PROGRAMME_LOADING = 0.17
+_STATE_LOADING = 0.16  # cell state (stress, cycle): per spot, without spatial structure
+
+
+def simulate_tissue(
+    *,
+    n_rows: int = 60,
+    n_cols: int = 40,
+    layout: Layout = "hex",
+    n_domains: int = 6,
+    n_genes: int = 1500,
+    pattern: Pattern = "layers",
+    n_slides: int = 1,
+    library_size: float = 3000.0,
+    pitch: float = 137.0,
+    seed: int = 0,
+) -> "AnnData":
+    r"""Simulate sections of one tissue with known spatial domains.
+
+    Each domain prefers a cell type of its own, but every observation is a mixture of a few cells, most
+    domains share most types, gene programmes and cell states vary independently of the domains, and depth varies
+    over the section. One observation alone therefore says little about its domain; its surroundings say more.
+
+    Counts are negative binomial, drawn as a gamma-Poisson mixture:
+    :math:`x_{ig} \sim \mathrm{Poisson}(\ell_i \rho_{ig} \gamma_{ig})` with
+    :math:`\gamma_{ig} \sim \mathrm{Gamma}(\theta_g, 1 / \theta_g)`, so that the variance is
+    :math:`\mu + \mu^2 / \theta_g`.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of sites on the capture area.
+    n_cols
+        Sites in each row.
+    layout
+        ``"hex"`` is a Visium lattice (a row holds every other array column), ``"square"`` a square lattice,
+        ``"irregular"`` single cells, without array coordinates.
+    n_domains
+        Number of spatial domains.
+    n_genes
+        Number of genes. A tenth are housekeeping genes, which no domain changes.
+    pattern
+        ``"layers"`` gives curved bands as in cortex, ``"patches"`` compact areas as in a tumour.
+    n_slides
+        Number of sections. They share anatomy, genes and cell types and differ in outline, in a small
+        deformation and in a batch effect on genes and depth.
+    library_size
+        Median counts per observation.
+    pitch
+        Distance between neighbouring sites in pixels, the unit of ``obsm["spatial"]``.
+    seed
+        Seed of the random numbers.
+
+    Returns
+    -------
+    AnnData with counts in ``X`` (CSR, float32) and
+
+    ``obs["domain"]``
+        Categorical, ``"domain_1"`` and so on; layers are in anatomical order.
+    ``obs["slide"]``
+        Categorical, ``"slide_1"`` and so on.
+    ``obs["array_row"]``, ``obs["array_col"]``
+        Integer array coordinates (not for ``layout="irregular"``).
+    ``obsm["spatial"]``
+        (n_obs, 2) float64, x and y in pixels.
+    ``obsm["cell_types"]``
+        (n_obs, n_domains + 4) float32, the proportions each observation was drawn from.
+    ``var["role"]``
+        Categorical: ``"housekeeping"``, ``"marker"``, ``"programme"`` or ``"background"``.
+    ``var["inverse_dispersion"]``
+        :math:`\theta_g`.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, `layout` or `pattern` is unknown, or the section is too small to hold every domain.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=16, n_genes=100, n_domains=3)
+    >>> adata.obs["domain"].nunique()
+    3
+    """
+    _check(n_rows, n_cols, layout, n_domains, n_genes, pattern, n_slides, library_size, pitch)
+    import anndata as ad
+
+    rng = np.random.default_rng(seed)
+    domain_map = DomainMap(pattern, n_domains, to_unit_square(lattice(layout, n_rows, n_cols, rng)[0]), rng)
+    genes = _Genes(n_genes, n_domains + _N_SHARED_TYPES, rng)
+    composition = rng.normal(0, 0.3, (n_domains, genes.n_types))
+    composition[np.arange(n_domains), np.arange(n_domains)] += _DOMAIN_TYPE
+    composition[:, n_domains:] += 0.8
+    type_fields = SmoothField(0.15, rng, genes.n_types)
+    programme_fields = SmoothField(0.2, rng, _N_PROGRAMMES)
+
+    slides = []
+    for name in (f"slide_{index + 1}" for index in range(n_slides)):
+        positions, array = lattice(layout, n_rows, n_cols, rng)
+        points = to_unit_square(positions)
+        inside = tissue_mask(points, 3, rng)
+        points = points[inside]
+        domain = domain_map(points, rng)
+        if len(np.unique(domain)) < n_domains:
+            raise ValueError(
+                f"n_domains={n_domains} domains do not fit on {len(points)} observations "
+                f"({len(np.unique(domain))} found a place); enlarge n_rows and n_cols or ask for fewer domains."
+            )
+        batch = rng.normal(0, 0.25, n_genes) if n_slides > 1 else np.zeros(n_genes)
+        proportions = _cell_types(composition[domain] + _TYPE_FIELD * type_fields(points), rng)
+        depth = _depth(points, library_size, n_slides, rng)
+        counts = genes.counts(proportions, programme_fields(points), depth, batch, rng)
+
+        obs = pd.DataFrame(index=[f"{name}_{index}" for index in range(len(points))])
+        obs["domain"] = pd.Categorical.from_codes(domain, [f"domain_{index + 1}" for index in range(n_domains)])
+        obs["slide"] = pd.Categorical([name] * len(points), [f"slide_{index + 1}" for index in range(n_slides)])
+        if array is not None:
+            obs[ARRAY_ROW], obs[ARRAY_COL] = array[inside].T
+        obsm = {SPATIAL: (positions[inside] + 1) * pitch, "cell_types": proportions.astype(np.float32)}
+        slides.append(ad.AnnData(counts, obs=obs, var=genes.var, obsm=obsm))
+    return slides[0] if n_slides == 1 else ad.concat(slides, merge="same")
+
+
+class _Genes:
+    """Expression of each cell type, and what modulates it."""
+
+    def __init__(self, n_genes: int, n_types: int, rng: np.random.Generator) -> None:
+        self.n_types = n_types
+        role = rng.choice(["housekeeping", "marker", "programme", "background"], n_genes, p=[0.1, 0.3, 0.3, 0.3])
+        self.var = pd.DataFrame({"role": pd.Categorical(role)}, index=[f"GENE{i + 1:05d}" for i in range(n_genes)])
+        base = rng.normal(0, 2.2, n_genes) + 1.5 * (role == "housekeeping")
+        # A marker is raised in one to three types, some of them shared between domains.
+        raised = rng.random((n_types, n_genes)) < 2 / n_types
+        effect = raised * rng.gamma(2.0, 0.5, (n_types, n_genes)) * (role == "marker")
+        effect += rng.normal(0, 0.25, (n_types, n_genes)) * (role != "housekeeping")
+        self._signature = np.exp(base + effect)
+        self._programme = rng.normal(0, _PROGRAMME_LOADING, (_N_PROGRAMMES, n_genes)) * (role == "programme")
+        self._state = rng.normal(0, _STATE_LOADING, (2, n_genes)) * (role != "housekeeping")
+        self.var["inverse_dispersion"] = rng.gamma(4.0, 0.75, n_genes) + 0.5
+
+    def counts(
+        self,
+        proportions: np.ndarray,
+        programmes: np.ndarray,
+        depth: np.ndarray,
+        batch: np.ndarray,
+        rng: np.random.Generator,
+    ) -> sparse.csr_matrix:
+        """Counts (n_obs, n_genes) of observations with these cell types, programmes and depths."""
+        theta = self.var["inverse_dispersion"].to_numpy()
+        blocks = []
+        for start in range(0, len(depth), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            state = rng.normal(size=(len(depth[rows]), len(self._state)))
+            rate = proportions[rows] @ self._signature
+            rate *= np.exp(programmes[rows] @ self._programme + state @ self._state + batch)
+            rate *= depth[rows, None] / rate.sum(axis=1, keepdims=True)
+            rate *= rng.gamma(theta, 1 / theta, rate.shape)
+            blocks.append(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+        return sparse.vstack(blocks, format="csr")
+
+
+def _cell_types(log_odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Dirichlet proportions (n_obs, n_types) around the softmax of `log_odds`."""
+    mean = np.exp(log_odds)
+    mean /= mean.sum(axis=1, keepdims=True)
+    # Few cells per observation: small shape parameters, kept off zero so that no row vanishes.
+    cells = rng.gamma(_CONCENTRATION * mean) + 1e-6
+    return cells / cells.sum(axis=1, keepdims=True)
+
+
+def _depth(points: np.ndarray, library_size: float, n_slides: int, rng: np.random.Generator) -> np.ndarray:
+    """Log-normal expected counts (n_obs,): half the spread is smooth over the section, half is not."""
+    log_depth = 0.25 * SmoothField(0.2, rng)(points)[:, 0] + rng.normal(0, 0.25, len(points))
+    log_depth -= np.median(log_depth)
+    return library_size * np.exp(log_depth + (rng.normal(0, 0.3) if n_slides > 1 else 0.0))
+
+
+def _check(
+    n_rows: int,
+    n_cols: int,
+    layout: str,
+    n_domains: int,
+    n_genes: int,
+    pattern: str,
+    n_slides: int,
+    library_size: float,
+    pitch: float,
+) -> None:
+    at_least = {"n_rows": (n_rows, 4), "n_cols": (n_cols, 4), "n_domains": (n_domains, 1), "n_genes": (n_genes, 2)}
+    for name, (value, low) in {**at_least, "n_slides": (n_slides, 1)}.items():
+        if value < low:
+            raise ValueError(f"{name}={value} is too small; give at least {low}.")
+    for name, value in {"library_size": library_size, "pitch": pitch}.items():
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be a positive, finite number.")
+    for name, value, choices in (("layout", layout, get_args(Layout)), ("pattern", pattern, get_args(Pattern))):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}.")
