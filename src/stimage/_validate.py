@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,16 @@ def check_anndata(adata: object, parameter: str = "adata") -> None:
 
     if not isinstance(adata, AnnData):
         raise TypeError(f"`{parameter}` must be an AnnData, found {type(adata).__name__}.")
+
+
+def check_anndatas(adatas: AnnData | Sequence[AnnData]) -> list[AnnData]:
+    """Return one AnnData or several as a list; raise ``TypeError`` for anything else and for an empty list."""
+    adatas = list(adatas) if isinstance(adatas, list | tuple) else [adatas]
+    if not adatas:
+        raise TypeError("`adatas` must be an AnnData or a list of them, found an empty list.")
+    for adata in adatas:
+        check_anndata(adata, "adatas")
+    return adatas
 
 
 def check_choice(parameter: str, value: object, options: Iterable[str]) -> None:
@@ -161,3 +171,34 @@ def _blocks(matrix: NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix) -> Ite
         block = values[start : start + step]
         if block.size:
             yield block
+
+
+def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
+    """Return the table of slides of a compact grid; raise ``KeyError`` when there is none, or it was cut apart."""
+    grid = adata.uns.get(grid_key)
+    columns = (f"{grid_key}_row", f"{grid_key}_col")
+    if grid is None or "slides" not in grid or any(column not in adata.obs for column in columns):
+        raise KeyError(
+            f"No compact grid: adata.uns[{grid_key!r}], adata.obs[{columns[0]!r}] and adata.obs[{columns[1]!r}] are "
+            f"needed (found uns keys {listing(adata.uns.keys(), 30)}): run `stimage.pp.compact_grid(adata)` first."
+        )
+    return grid["slides"]
+
+
+def check_gene_overlap(genes: pd.Index, vocabulary: NDArray[Any], *, smallest: int = 1) -> int:
+    """Return how many genes are in the vocabulary; raise ``ValueError`` when they are too few."""
+    n_shared = len(pd.Index(genes).intersection(pd.Index(vocabulary)))
+    if n_shared < smallest:
+        hint = ""
+        if genes_are_ensembl(genes) != genes_are_ensembl(pd.Index(vocabulary)):
+            hint = " One side has Ensembl ids and the other gene symbols: put the same kind in `var_names`."
+        raise ValueError(
+            f"{n_shared} genes of adata.var_names (e.g. {listing(genes, 3)}) are among the {len(vocabulary)} of the "
+            f"vocabulary (e.g. {listing(vocabulary, 3)}); at least {smallest} are needed.{hint}"
+        )
+    return n_shared
+
+
+def genes_are_ensembl(genes: pd.Index) -> bool:
+    """Whether most gene names are Ensembl ids."""
+    return bool(pd.Index(genes).astype(str).str.match(r"ENS[A-Z]*G\d+").mean() > 0.5)

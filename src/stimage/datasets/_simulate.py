@@ -19,6 +19,7 @@ _ROWS_AT_ONCE = 4096  # bounds the dense rates and counts held at any moment
 
 # What makes the domains hard to see in one spot (chosen so that PCA with k-means scores as it does on real cortex).
 _DOMAIN_TYPE = 2.4  # log-odds by which a domain prefers its own cell type
+_SHARED_TYPE = 0.8  # log-odds of the shared types, everywhere
 _TYPE_FIELD = 0.4  # within-domain variation of the composition
 _CONCENTRATION = 6.0  # of the Dirichlet a spot's few cells are drawn from
 _PROGRAMME_LOADING = 0.17
@@ -40,9 +41,9 @@ def simulate_tissue(
 ) -> "AnnData":
     r"""Simulate sections of one tissue with known spatial domains.
 
-    Each domain prefers a cell type of its own, but every observation is a mixture of a few cells, most
-    domains share most types, gene programmes and cell states vary independently of the domains, and depth varies
-    over the section. One observation alone therefore says little about its domain; its surroundings say more.
+    Each domain prefers a cell type of its own, but every observation is a mixture of a few cells, all domains
+    hold all types, gene programmes and cell states vary independently of the domains, and depth varies over
+    the section. One observation alone therefore says little about its domain; its surroundings say more.
 
     Counts are negative binomial, drawn as a gamma-Poisson mixture:
     :math:`x_{ig} \sim \mathrm{Poisson}(\ell_i \rho_{ig} \gamma_{ig})` with
@@ -113,7 +114,7 @@ def simulate_tissue(
     genes = _Genes(n_genes, n_domains + _N_SHARED_TYPES, rng)
     composition = rng.normal(0, 0.3, (n_domains, genes.n_types))
     composition[np.arange(n_domains), np.arange(n_domains)] += _DOMAIN_TYPE
-    composition[:, n_domains:] += 0.8
+    composition[:, n_domains:] += _SHARED_TYPE
     type_fields = SmoothField(0.15, rng, genes.n_types)
     programme_fields = SmoothField(0.2, rng, _N_PROGRAMMES)
 

@@ -1,0 +1,34 @@
+"""Names of everything stimage writes to AnnData. Nothing else in the package spells a key out."""
+
+GRID = "grid"
+"""Default ``key_added`` of :func:`stimage.pp.compact_grid`."""
+
+REPRESENTATION = "X_stimage"
+DOMAIN = "stimage_domain"
+REGION = "stimage_region"
+STIMAGE = "stimage"
+"""``uns`` entry with provenance: model id, version, parameters, vocabulary hash, seed, gene overlap."""
+
+SPATIAL = "spatial"
+ARRAY_ROW = "array_row"
+ARRAY_COL = "array_col"
+
+
+def grid_row(key: str = GRID) -> str:
+    """Key in ``obs`` of the integer row of an observation's site."""
+    return f"{key}_row"
+
+
+def grid_col(key: str = GRID) -> str:
+    """Key in ``obs`` of the integer column of an observation's site."""
+    return f"{key}_col"
+
+
+def grid_position(key: str = GRID) -> str:
+    """Key in ``obsm`` of the position in [0, 100] per axis."""
+    return f"X_{key}"
+
+
+def region_masked(key: str = REGION) -> str:
+    """Key in ``obs`` that says which observations were hidden."""
+    return f"{key}_masked"

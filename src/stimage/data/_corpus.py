@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimage import _keys, _validate
+from stimage.data._slide import Slide
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Corpus(Sequence[Slide]):
+    """Many slides over one gene vocabulary, in memory.
+
+    Parameters
+    ----------
+    slides
+        The slides, with distinct names; their genes are ``genes``.
+    genes
+        The vocabulary.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> corpus = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])
+    >>> len(corpus), len(corpus.genes)
+    (1, 100)
+    """
+
+    def __init__(self, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray) -> None:
+        self.slides = list(slides)
+        self.genes = np.asarray(genes, dtype=object)
+        if not self.slides:
+            raise ValueError("A corpus needs at least one slide, got none.")
+        names = [slide.name for slide in self.slides]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Slide names must be unique, got {names}.")
+        for slide in self.slides:
+            if slide.expression.shape[1] != len(self.genes):
+                raise ValueError(
+                    f"Slide {slide.name!r} has {slide.expression.shape[1]} genes, the vocabulary has {len(self.genes)}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def __getitem__(self, index):
+        return self.slides[index]
+
+    def __iter__(self) -> Iterator[Slide]:
+        return iter(self.slides)
+
+    def __repr__(self) -> str:
+        return f"Corpus of {len(self)} slides, {self.n_sites} sites and {len(self.genes)} genes"
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites over all slides."""
+        return sum(slide.n_sites for slide in self.slides)
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adatas: AnnData | Sequence[AnnData],
+        *,
+        genes: Sequence[str],
+        layer: str | None = None,
+        slide_key: str | None = None,
+        grid_key: str = _keys.GRID,
+    ) -> Corpus:
+        """Read a corpus from one or several AnnData with compact grids.
+
+        Parameters
+        ----------
+        adatas
+            One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
+        genes
+            Vocabulary. A slide needs at least one of them; those that it lacks are treated as not measured.
+        layer
+            Layer with raw counts; ``X`` by default.
+        slide_key
+            Key in ``obs`` of the slide of each observation. By default the one that the grid was built with.
+        grid_key
+            ``key_added`` of the grid.
+
+        Returns
+        -------
+        Corpus
+            One slide for each AnnData and each value of ``slide_key`` in it. Slides of equal name get a number.
+
+        Raises
+        ------
+        KeyError
+            If a grid, a layer or the slide key is missing.
+        ValueError
+            If counts are not raw, or a slide has no gene of the vocabulary.
+        """
+        adatas = _validate.check_anndatas(adatas)
+        genes = np.asarray(genes, dtype=object)
+        for adata in adatas:
+            _validate.check_counts(adata, layer)
+            _validate.check_unique_names(adata, genes=True)
+            _validate.check_gene_overlap(adata.var_names, genes)
+        slides = []
+        for adata in adatas:
+            for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
+                slides.append(
+                    Slide.from_anndata(
+                        adata, genes, name=name, observations=observations, layer=layer, grid_key=grid_key
+                    )
+                )
+        return cls(_with_unique_names(slides), genes)
+
+
+def slide_observations(
+    adata: AnnData, *, slide_key: str | None, grid_key: str = _keys.GRID
+) -> list[tuple[str, np.ndarray]]:
+    """Name and observations (positions) of each slide of an AnnData with a grid."""
+    grid = _validate.check_grid(adata, grid_key)
+    if slide_key is None:
+        slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
+    names, codes = _validate.slide_codes(adata, slide_key)
+    if slide_key is None:
+        names = [str(grid.index[0])]
+    unknown = [name for name in names if name not in grid.index]
+    if unknown:
+        raise ValueError(
+            f"adata.uns[{grid_key!r}] knows no slide {_validate.listing(unknown, 3)} of adata.obs[{slide_key!r}] "
+            f"(`slide_key`): run `stimage.pp.compact_grid(adata, slide_key={slide_key!r})` again."
+        )
+    return [(name, np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+
+
+def _with_unique_names(slides: list[Slide]) -> list[Slide]:
+    repeated = {name for name, count in Counter(slide.name for slide in slides).items() if count > 1}
+    seen: Counter[str] = Counter()
+    named = []
+    for slide in slides:
+        if slide.name in repeated:
+            seen[slide.name] += 1
+            slide = replace(slide, name=f"{slide.name}-{seen[slide.name]}")
+        named.append(slide)
+    return named

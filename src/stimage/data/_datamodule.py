@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stimage.data._corpus import Corpus
+from stimage.data._slide import Slide
+from stimage.data._splits import split_by_block, split_by_slide
+from stimage.data._windows import Window, WindowSpec, cut_window, window_origins
+
+Batch = dict[str, torch.Tensor]
+"""The fields of :class:`Window`, stacked along a first axis."""
+
+
+class WindowDataset(Dataset):
+    """Random windows of a set of slides: item ``i`` is the same window in every process, for a seed.
+
+    A slide is drawn in proportion to its sites, then one of the places of a window on it, uniformly.
+
+    Parameters
+    ----------
+    slides
+        The slides.
+    spec
+        How windows are cut.
+    seed
+        Seed of everything random.
+    """
+
+    def __init__(self, slides: list[Slide], spec: WindowSpec, *, seed: int) -> None:
+        self.slides = slides
+        self.spec = spec
+        self.seed = seed
+        self.origins = [window_origins(slide, spec.window, spec.min_occupancy) for slide in slides]
+        weights = np.array([slide.active.sum() if len(o) else 0 for slide, o in zip(slides, self.origins, strict=True)])
+        if weights.sum() == 0:
+            raise ValueError(
+                f"No slide has a window of {spec.window} x {spec.window} sites with data in at least two of them."
+            )
+        self.weights = weights / weights.sum()
+
+    def __getitem__(self, index: int) -> Window:
+        rng = np.random.default_rng([self.seed, index])
+        choice = rng.choice(len(self.slides), p=self.weights)
+        top, left = self.origins[choice][rng.integers(len(self.origins[choice]))]
+        return cut_window(self.slides[choice], int(top), int(left), self.spec, rng)
+
+
+class EpochSampler(Sampler[int]):
+    """Window numbers of an epoch: every epoch gets new ones. Lightning calls ``set_epoch``."""
+
+    def __init__(self, n_windows: int) -> None:
+        self.n_windows = n_windows
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to another epoch's windows."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_windows
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.n_windows, (self.epoch + 1) * self.n_windows))
+
+
+def collate_windows(windows: list[Window]) -> Batch:
+    """Stack windows into a batch of tensors."""
+    return {
+        field.name: torch.from_numpy(np.stack([getattr(window, field.name) for window in windows]))
+        for field in fields(Window)
+    }
+
+
+class WindowDataModule(lightning.LightningDataModule):
+    """Training and validation windows of a corpus.
+
+    Parameters
+    ----------
+    corpus
+        The slides.
+    spec
+        How windows are cut.
+    batch_size
+        Windows in a batch.
+    windows_per_epoch
+        Windows in an epoch.
+    validation_size
+        Share of the slides, or with fewer than five slides of each slide's sites, held out; 0 for none.
+    num_workers
+        Processes that cut windows; the windows do not depend on it.
+    seed
+        Seed of windows, genes, masks and split.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        spec: WindowSpec,
+        *,
+        batch_size: int = 32,
+        windows_per_epoch: int,
+        validation_size: float = 0.0,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.batch_size = batch_size
+        self.windows_per_epoch = windows_per_epoch
+        self.num_workers = num_workers
+        self.seed = seed
+        self.training_slides, self.validation_slides = list(corpus), []
+        if validation_size and len(corpus) >= 5:
+            self.training_slides, self.validation_slides = split_by_slide(list(corpus), validation_size, seed=seed)
+        elif validation_size:
+            pairs = [split_by_block(slide, validation_size, buffer=spec.window, seed=seed) for slide in corpus]
+            self.training_slides, self.validation_slides = map(list, zip(*pairs, strict=True))
+
+    def train_dataloader(self) -> DataLoader:
+        """Random windows, new ones in every epoch."""
+        return self._loader(WindowDataset(self.training_slides, self.spec, seed=self.seed), self.windows_per_epoch)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """A fixed set of windows of the held-out part, a quarter as many as in a training epoch."""
+        if not self.validation_slides:
+            return []
+        n_windows = max(self.windows_per_epoch // 4, self.batch_size)
+        return self._loader(WindowDataset(self.validation_slides, self.spec, seed=self.seed + 1), n_windows, fixed=True)
+
+    def _loader(self, dataset: WindowDataset, n_windows: int, *, fixed: bool = False) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=range(n_windows) if fixed else EpochSampler(n_windows),
+            collate_fn=collate_windows,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

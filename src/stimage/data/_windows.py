@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stimage.data._gene_selection import GeneSelection, select_window_genes
+from stimage.data._masking import Masking, draw_hidden_sites
+from stimage.data._slide import Slide, site_positions
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How training windows are cut.
+
+    Parameters
+    ----------
+    window
+        Rows and columns of a window.
+    n_genes
+        Genes (channels) of a window.
+    gene_selection
+        How they are chosen, see :func:`select_window_genes`.
+    masking
+        What is hidden: single sites, single values (``"site_gene"``), a contiguous region, or ``"mixed"``: sites in one
+        half of the windows and a region in the other.
+    mask_ratio
+        Share hidden.
+    min_occupancy
+        Smallest share of a window's sites that must have data.
+    """
+
+    window: int = 16
+    n_genes: int = 512
+    gene_selection: GeneSelection = "weighted"
+    masking: Masking = "site"
+    mask_ratio: float = 0.3
+    min_occupancy: float = 0.25
+
+
+@dataclass(frozen=True)
+class Window:
+    """One training sample: a patch of the slide with a subset of genes and what is hidden in it.
+
+    Parameters
+    ----------
+    expression
+        Expression centred on the slide's gene means (sites x genes), zero where there are no data.
+    genes
+        Vocabulary indices of the genes (genes); the last ones repeat gene 0 where the slide measures too few.
+    gene_valid
+        Which of them are real (genes).
+    observed
+        Sites that have data (sites).
+    hidden
+        Sites hidden from the model (sites), or values hidden (sites x genes) with ``site_gene`` masking.
+    positions
+        Physical x and y of each site relative to the window's centre (sites x 2).
+    """
+
+    expression: np.ndarray
+    genes: np.ndarray
+    gene_valid: np.ndarray
+    observed: np.ndarray
+    hidden: np.ndarray
+    positions: np.ndarray
+
+
+def crop(image: np.ndarray, top: int, left: int, height: int, width: int, *, fill: int = -1) -> np.ndarray:
+    """Cut a rectangle out of an image; what lies outside of the image is ``fill``.
+
+    Parameters
+    ----------
+    image
+        Image (rows x columns).
+    top, left
+        First row and column, possibly negative.
+    height, width
+        Size of the rectangle.
+    fill
+        Value outside of the image.
+
+    Returns
+    -------
+    numpy.ndarray
+        Image (height x width).
+    """
+    patch = np.full((height, width), fill, dtype=image.dtype)
+    row_start, row_stop = max(top, 0), min(top + height, image.shape[0])
+    col_start, col_stop = max(left, 0), min(left + width, image.shape[1])
+    if row_start < row_stop and col_start < col_stop:
+        patch[row_start - top : row_stop - top, col_start - left : col_stop - left] = image[
+            row_start:row_stop, col_start:col_stop
+        ]
+    return patch
+
+
+def window_positions(slide: Slide, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Physical positions of a window's sites relative to its centre.
+
+    Parameters
+    ----------
+    slide
+        The slide that the window is cut from.
+    top, left, height, width
+        The window.
+
+    Returns
+    -------
+    numpy.ndarray
+        x and y of each site in units of the site distance (sites x 2).
+    """
+    rows, cols = np.meshgrid(np.arange(top, top + height), np.arange(left, left + width), indexing="ij")
+    positions = site_positions(rows.ravel(), cols.ravel(), layout=slide.layout, parity=slide.parity)
+    # Only differences matter; a centred origin keeps the numbers small.
+    return positions - positions.mean(axis=0)
+
+
+def window_origins(slide: Slide, window: int, min_occupancy: float) -> np.ndarray:
+    """All places where a window can be cut (the paper, Eq. 6), restricted to windows with enough tissue.
+
+    Parameters
+    ----------
+    slide
+        The slide. Along an axis that is shorter than the window, the window is centred on the slide and padded.
+    window
+        Rows and columns of the window.
+    min_occupancy
+        Smallest share of the window's sites that must be active. When no window has as much, the fullest ones are used.
+
+    Returns
+    -------
+    numpy.ndarray
+        Top row and left column of each window (windows x 2).
+    """
+    active = np.zeros(slide.shape, dtype=np.int64)
+    active[slide.raster >= 0] = slide.active[slide.raster[slide.raster >= 0]]
+    n_rows, n_cols = slide.shape
+    tops = np.arange(n_rows - window + 1) if n_rows >= window else np.array([(n_rows - window) // 2])
+    lefts = np.arange(n_cols - window + 1) if n_cols >= window else np.array([(n_cols - window) // 2])
+    integral = np.pad(active.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    row_from, row_to = np.clip(tops, 0, n_rows), np.clip(tops + window, 0, n_rows)
+    col_from, col_to = np.clip(lefts, 0, n_cols), np.clip(lefts + window, 0, n_cols)
+    count = (
+        integral[np.ix_(row_to, col_to)]
+        - integral[np.ix_(row_from, col_to)]
+        - integral[np.ix_(row_to, col_from)]
+        + integral[np.ix_(row_from, col_from)]
+    )
+    # Two sites are the least from which one can be hidden and predicted.
+    enough = max(min(min_occupancy * window**2, count.max()), 2)
+    top, left = np.nonzero(count >= enough)
+    return np.column_stack([tops[top], lefts[left]])
+
+
+def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.random.Generator) -> Window:
+    """Cut one window: crop, choose genes by their variance in it, hide a part (the paper, Eqs. 6-8).
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    top, left
+        Where to cut.
+    spec
+        How to cut.
+    rng
+        Source of randomness for genes and mask.
+
+    Returns
+    -------
+    Window
+        The sample.
+    """
+    size = spec.window
+    sites = crop(slide.raster, top, left, size, size).ravel()
+    observed = sites >= 0
+    observed[observed] = slide.active[sites[observed]]
+    candidates = np.flatnonzero(slide.measured)
+    block = slide.expression[sites[observed]].toarray()
+    chosen = candidates[
+        select_window_genes(block.var(axis=0)[candidates], spec.n_genes, method=spec.gene_selection, rng=rng)
+    ]
+    genes = np.zeros(spec.n_genes, dtype=np.int64)
+    genes[: len(chosen)] = chosen
+    gene_valid = np.arange(spec.n_genes) < len(chosen)
+    expression = np.zeros((size * size, spec.n_genes), dtype=np.float32)
+    expression[np.ix_(observed, gene_valid)] = block[:, chosen] - slide.gene_mean[chosen]
+
+    if spec.masking == "site_gene":
+        hidden = (rng.random(expression.shape) < spec.mask_ratio) & observed[:, None] & gene_valid
+    else:
+        masking = spec.masking
+        if masking == "mixed":
+            masking = "site" if rng.random() < 0.5 else "region"
+        hidden = draw_hidden_sites(observed.reshape(size, size), spec.mask_ratio, masking=masking, rng=rng).ravel()
+    return Window(
+        expression=expression,
+        genes=genes,
+        gene_valid=gene_valid,
+        observed=observed,
+        hidden=hidden,
+        positions=window_positions(slide, top, left, size, size),
+    )
