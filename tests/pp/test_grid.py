@@ -193,9 +193,20 @@ def _pixel_columns():
     return adata
 
 
+def _half_array():
+    adata = visium()
+    del adata.obs["array_col"]
+    return adata
+
+
 BAD = {
     "not an AnnData": (lambda: np.ones((3, 2)), {}, TypeError, "`adata` must be an AnnData, found ndarray"),
-    "unknown layout": (visium, {"layout": "hexagonal"}, ValueError, "`layout` must be one of 'auto', 'hex'.*'hexagonal'"),
+    "unknown layout": (
+        visium,
+        {"layout": "hexagonal"},
+        ValueError,
+        "`layout` must be one of 'auto', 'hex'.*'hexagonal'",
+    ),
     "one spot": (lambda: visium()[:1].copy(), {}, ValueError, "1 observations, at least 2"),
     "names": (lambda: _edit(visium(), obs_names=["a"] * 30), {}, ValueError, "obs_names.*'a'.*obs_names_make_unique"),
     "no slide_key": (visium, {"slide_key": "sample"}, KeyError, "`slide_key`='sample'.*available: 'array_row'"),
@@ -262,7 +273,7 @@ BAD = {
     ),
     "text array": (lambda: _edit(visium(), obs={"array_row": ["x"] * 30}), {}, TypeError, "must hold numbers"),
     "half of array": (
-        lambda: _edit(visium(), obs=visium().obs[["array_row"]].to_dict("list")) if False else _half_array(),
+        _half_array,
         {},
         KeyError,
         "has 'array_row' but not 'array_col'",
@@ -294,7 +305,12 @@ BAD = {
         "obs.'array_row'. must hold array coordinates one apart",
     ),
     "rank without array": (cells, {"layout": "rank"}, ValueError, "ranks of pixel coordinates mean nothing"),
-    "rank with nothing": (lambda: AnnData(np.ones((9, 2))), {"layout": "rank"}, KeyError, "needs adata.obs.'array_row'"),
+    "rank with nothing": (
+        lambda: AnnData(np.ones((9, 2))),
+        {"layout": "rank"},
+        KeyError,
+        "needs adata.obs.'array_row'",
+    ),
     "hex of cells": (cells, {"layout": "hex"}, ValueError, "`layout`='hex' cannot be inferred.*Use `layout`='bins'"),
     "hex of squares": (_square_pixels, {"layout": "hex"}, ValueError, "positions form a square lattice"),
     "bin_size without bins": (visium, {"bin_size": 100}, ValueError, "`bin_size`=100 applies to `layout`='bins' only"),
@@ -320,12 +336,6 @@ BAD = {
     "array as key": (visium, {"key_added": "array"}, ValueError, "write over the array coordinates"),
     "slash in key": (visium, {"key_added": "a/b"}, ValueError, "`key_added` must be a non-empty string without '/'"),
 }
-
-
-def _half_array():
-    adata = visium()
-    del adata.obs["array_col"]
-    return adata
 
 
 @pytest.mark.parametrize("case", BAD)
