@@ -124,6 +124,18 @@ def test_inner_and_outer_panels():
     assert two.overlap["candidates"].tolist() == [100, 200, 150]
 
 
+def test_a_small_panel_has_no_advantage():
+    """Ranks are shares of the panel: the last of 40 genes is as far down as the last of 300."""
+    large = simulated(variable=VARIABLE)
+    small = simulated(genes=[*range(300, 339), 50], variable=["g50"], seed=1)
+    table = pp.select_genes([large, small], join="outer").table
+    only_small = table.loc[[f"g{gene}" for gene in range(300, 339)], "median_rank"]
+    assert set(np.rint(only_small * 40)) <= set(range(1, 41))
+    assert only_small.is_unique
+    assert only_small.max() == 1
+    assert set(table.index[:5]) == set(VARIABLE)
+
+
 def test_genes_without_counts_are_not_chosen():
     adata = simulated(50, range(30))
     adata.X = adata.X.multiply(np.arange(30) >= 10).tocsr()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.stats import rankdata
 
 from stimage._validate import (
     check_anndata,
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
 _SPAN = 0.3
 """Share of genes in each local fit of the mean-variance trend, as in Seurat v3."""
+_MIN_NEAR = 30
+"""Least genes in a local fit: through fewer of them, as in small panels, the trend would follow single genes."""
 _ANCHORS = 64
 
 
@@ -110,7 +111,7 @@ def select_genes(
     >>> import anndata as ad, numpy as np
     >>> import stimage as sti
     >>> counts = np.random.default_rng(0).poisson(2.0, size=(50, 20)).astype(float)
-    >>> counts[:25, 3] += 20
+    >>> counts[:, 3] = np.tile([0.0, 4.0], 25)
     >>> adata = ad.AnnData(counts)
     >>> sti.pp.select_genes(adata, n_genes=1).genes
     ['3']
@@ -137,7 +138,7 @@ def select_genes(
         slide_mean, slide_variance = _standardized_variance(panel.counts)
         mean[slide, position[known]] = slide_mean[known]
         variance[slide, position[known]] = slide_variance[known]
-        rank[slide, position[known]] = rankdata(-slide_variance[known]) / known.sum()
+        rank[slide, position[known]] = pd.Series(-slide_variance[known]).rank(pct=True)
     table = pd.DataFrame(
         {
             "median_rank": np.nanmedian(rank, axis=0),
@@ -281,7 +282,7 @@ def _sums(counts: Any, upper: NDArray[np.float64] | None) -> tuple[NDArray[np.fl
 def _local_quadratic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Loess of degree 2 with tricube weights, fitted at quantiles of ``x`` and interpolated between them."""
     anchors = np.unique(np.quantile(x, np.linspace(0, 1, _ANCHORS)))
-    n_near = min(len(x), max(int(np.ceil(_SPAN * len(x))), 10))
+    n_near = min(len(x), max(int(np.ceil(_SPAN * len(x))), _MIN_NEAR))
     fitted = np.empty(len(anchors))
     for k, anchor in enumerate(anchors):
         distance = np.abs(x - anchor)

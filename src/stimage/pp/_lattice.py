@@ -88,7 +88,7 @@ def from_array(row: ArrayLike, col: ArrayLike, layout: str, spatial: NDArray[np.
         )
     if one_parity:
         # The four nearest sites are the diagonal ones: turn the raster by 45 degrees so that it has no holes.
-        up, along = (row - col - parity) // 2, (row + col - parity) // 2
+        up, along = (row - col) // 2, (row + col) // 2
         pitch = _pitch(steps, ((1, 1), (1, -1)))
         return Sites("square", up - up.min(), along - along.min(), "array", pitch=pitch, rotation=45.0)
     return Sites("square", row - row.min(), col - col.min(), "array", pitch=_pitch(steps, ((0, 1), (1, 0))))
@@ -118,7 +118,7 @@ def _choose_bin_size(spatial: NDArray[np.float64]) -> float:
     even = max(np.sqrt(extent.prod() / len(positions)), extent.max() / len(positions))
     for size in even * 1.05 ** np.arange(30.0, -200.0, -1.0):
         bins = np.floor(positions / size).astype(np.int64)
-        counts = np.unique(bins, axis=0, return_counts=True)[1]
+        counts = np.unique(bins[:, 0] * (bins[:, 1].max() + 1) + bins[:, 1], return_counts=True)[1]
         if np.median(counts) <= 1:
             break
     return float(size)
