@@ -202,3 +202,19 @@ def check_gene_overlap(genes: pd.Index, vocabulary: NDArray[Any], *, smallest: i
 def genes_are_ensembl(genes: pd.Index) -> bool:
     """Whether most gene names are Ensembl ids."""
     return bool(pd.Index(genes).astype(str).str.match(r"ENS[A-Z]*G\d+").mean() > 0.5)
+
+
+def check_positive(parameter: str, value: object, *, smallest: int = 1) -> None:
+    """Raise unless ``value`` is an integer that is large enough."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{parameter}` must be an integer, found {type(value).__name__}.")
+    if value < smallest:
+        raise ValueError(f"`{parameter}` must be at least {smallest}, found {value}.")
+
+
+def check_range(parameter: str, value: object, low: float, high: float) -> None:
+    """Raise unless ``value`` is a number strictly between two bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"`{parameter}` must be a number, found {type(value).__name__}.")
+    if not low < value < high:
+        raise ValueError(f"`{parameter}` must be between {low} and {high}, found {value}.")

@@ -116,7 +116,20 @@ class Corpus(Sequence[Slide]):
                         adata, genes, name=name, observations=observations, layer=layer, grid_key=grid_key
                     )
                 )
-        return cls(_with_unique_names(slides), genes)
+        return cls.with_unique_names(slides, genes)
+
+    @classmethod
+    def with_unique_names(cls, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray) -> Corpus:
+        """A corpus of slides some of which may be called the same: these get a number."""
+        repeated = {name for name, count in Counter(slide.name for slide in slides).items() if count > 1}
+        seen: Counter[str] = Counter()
+        named = []
+        for slide in slides:
+            if slide.name in repeated:
+                seen[slide.name] += 1
+                slide = replace(slide, name=f"{slide.name}-{seen[slide.name]}")
+            named.append(slide)
+        return cls(named, genes)
 
 
 def slide_observations(
@@ -136,15 +149,3 @@ def slide_observations(
             f"(`slide_key`): run `stimage.pp.compact_grid(adata, slide_key={slide_key!r})` again."
         )
     return [(name, np.flatnonzero(codes == code)) for code, name in enumerate(names)]
-
-
-def _with_unique_names(slides: list[Slide]) -> list[Slide]:
-    repeated = {name for name, count in Counter(slide.name for slide in slides).items() if count > 1}
-    seen: Counter[str] = Counter()
-    named = []
-    for slide in slides:
-        if slide.name in repeated:
-            seen[slide.name] += 1
-            slide = replace(slide, name=f"{slide.name}-{seen[slide.name]}")
-        named.append(slide)
-    return named

@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stimage import _keys, _validate
+from stimage.data import Corpus, Slide, WindowDataModule, WindowSpec, principal_genes
+from stimage.data._gene_selection import GENE_SELECTIONS, GeneSelection
+from stimage.data._masking import MASKINGS, Masking
+from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
+from stimage.models._presets import PRESETS, Preset
+from stimage.modules import AutoencoderConfig, MaskedAutoencoder
+from stimage.train import MaskedTrainingPlan, OptimizerConfig, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class STImage:
+    """Masked autoencoder over windows of spatial transcriptomics slides.
+
+    A slide is an image whose channels are genes. Random windows with a subset of genes are hidden in part and filled in
+    again; what the model then says of a site is its embedding, and what it says of hidden sites their reconstruction.
+
+    Parameters
+    ----------
+    data
+        An AnnData or a list of them, each after :func:`stimage.pp.compact_grid`, or a :class:`stimage.data.Corpus`.
+        Layer and slide key are those of :meth:`setup_anndata`.
+    genes
+        Vocabulary. By default the ``n_pool_genes`` highly variable genes of :func:`stimage.pp.select_genes`; of a
+        corpus, all its genes.
+    n_pool_genes
+        Size of the vocabulary when ``genes`` is not given.
+    window
+        Rows and columns of a window.
+    n_genes
+        Genes (channels) of a training window; all genes are used at inference.
+    gene_selection
+        How they are drawn in each window: ``"weighted"`` by variance (the paper, Eq. 7), ``"hvg"`` or ``"random"``.
+    masking
+        ``"site"`` hides single sites, ``"site_gene"`` single values, ``"region"`` a contiguous region, ``"mixed"`` sites
+        in one half of the windows and a region in the other. By default what the preset says.
+    mask_ratio
+        Share hidden. By default what the preset says.
+    preset
+        ``"default"`` is small enough for a laptop; ``"paper"`` has the published sizes (6 + 2 layers, 8 heads, 256, 1024),
+        30 % of the sites hidden and a random start.
+    spectral_start
+        Start gene embeddings from the principal axes of the data. By default what the preset says.
+    seed
+        Seed of start, windows, genes and masks.
+
+    Raises
+    ------
+    KeyError
+        If an AnnData has no grid.
+    ValueError
+        If counts are not raw, no window fits any slide, or a choice is not known.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> sti.models.STImage.setup_anndata(adata)
+    >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
+    >>> model.train(max_epochs=1)
+    >>> model.get_latent_representation(mode="visible").shape == (adata.n_obs, 128)
+    True
+
+    References
+    ----------
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, arXiv 2603.13432.
+    """
+
+    def __init__(
+        self,
+        data: AnnData | Sequence[AnnData] | Corpus,
+        *,
+        genes: Sequence[str] | None = None,
+        n_pool_genes: int = 2000,
+        window: int = 16,
+        n_genes: int = 512,
+        gene_selection: GeneSelection = "weighted",
+        masking: Masking | None = None,
+        mask_ratio: float | None = None,
+        preset: Preset = "default",
+        spectral_start: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        _validate.check_choice("preset", preset, PRESETS)
+        _validate.check_choice("gene_selection", gene_selection, GENE_SELECTIONS)
+        chosen = PRESETS[preset]
+        masking = chosen.masking if masking is None else masking
+        _validate.check_choice("masking", masking, MASKINGS)
+        mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
+        _validate.check_range("mask_ratio", mask_ratio, 0, 1)
+        _validate.check_positive("window", window, smallest=2)
+        _validate.check_positive("n_genes", n_genes)
+        _validate.check_positive("n_pool_genes", n_pool_genes)
+
+        self.corpus = data if isinstance(data, Corpus) else _corpus_of(data, genes, n_pool_genes)
+        largest = max(self.corpus, key=lambda slide: min(slide.shape))
+        if window > max(max(slide.shape) for slide in self.corpus):
+            raise ValueError(
+                f"`window`={window} is larger than every slide; the largest, {largest.name!r}, has {largest.shape[0]} x "
+                f"{largest.shape[1]} sites: pass `window={max(min(largest.shape), 2)}` or less."
+            )
+        self.genes = self.corpus.genes
+        self.spec = WindowSpec(
+            window=window,
+            n_genes=min(n_genes, len(self.genes)),
+            gene_selection=gene_selection,
+            masking=masking,
+            mask_ratio=mask_ratio,
+        )
+        self.autoencoder = chosen.autoencoder
+        self.optimizer = chosen.optimizer
+        self.seed = seed
+        self.history: dict[str, pd.DataFrame] = {}
+        self.is_trained = False
+        self.manifest = _manifest(self.corpus)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = MaskedAutoencoder(len(self.genes), self.autoencoder)
+        if chosen.spectral_start if spectral_start is None else spectral_start:
+            axes, deviation = principal_genes(self.corpus.slides, self.autoencoder.dim)
+            self.module.genes.start_from_spectrum(torch.from_numpy(axes), torch.from_numpy(deviation))
+        self.module.eval()
+
+    def __repr__(self) -> str:
+        state = "trained" if self.is_trained else "not trained"
+        slides = _validate.listing(self.manifest["slides"]["name"], 3)
+        return f"STImage ({state}): {len(self.genes)} genes, window {self.spec.window}, slides {slides}"
+
+    @staticmethod
+    def setup_anndata(
+        adata: AnnData, *, layer: str | None = None, slide_key: str | None = None, grid_key: str = _keys.GRID
+    ) -> None:
+        """Say where an AnnData keeps raw counts and slides.
+
+        Parameters
+        ----------
+        adata
+            AnnData after :func:`stimage.pp.compact_grid`.
+        layer
+            Layer with raw counts; ``X`` by default.
+        slide_key
+            Key in ``obs`` of each observation's slide. By default the one that the grid was built with.
+        grid_key
+            ``key_added`` of the grid.
+
+        Returns
+        -------
+        None
+            Writes ``uns["stimage"]["setup"]``.
+
+        Raises
+        ------
+        KeyError
+            If grid, layer or slide key are missing.
+        ValueError
+            If the counts are not raw counts.
+        """
+        _validate.check_anndata(adata)
+        _validate.check_grid(adata, grid_key)
+        _validate.check_counts(adata, layer)
+        if slide_key is not None:
+            _validate.check_obs_key(adata, slide_key, "slide_key")
+        entry = dict(adata.uns.get(_keys.STIMAGE, {}))
+        entry["setup"] = {"layer": layer or "", "slide_key": slide_key or "", "grid_key": grid_key}
+        adata.uns[_keys.STIMAGE] = entry
+
+    def train(
+        self,
+        max_epochs: int = 40,
+        *,
+        batch_size: int = 32,
+        windows_per_epoch: int | None = None,
+        learning_rate: float | None = None,
+        validation_size: float | None = None,
+        early_stopping: bool = False,
+        accelerator: str = "auto",
+        devices: int | str | list[int] = "auto",
+        num_workers: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on random windows with scvi-tools' trainer.
+
+        Parameters
+        ----------
+        max_epochs
+            Number of epochs.
+        batch_size
+            Windows in a batch.
+        windows_per_epoch
+            Windows in an epoch. By default so many that each site is in about eight of them, at least two batches.
+        learning_rate
+            Highest learning rate. By default what the preset says.
+        validation_size
+            Share held out for validation, spatially separate: whole slides when there are five or more, else a block of
+            each slide with a buffer of a window's width around it that training does not use either. By default 0, and
+            0.1 with early stopping.
+        early_stopping
+            Stop when the validation loss no longer falls.
+        accelerator, devices
+            Where to train, as in Lightning.
+        num_workers
+            Processes that prepare windows. Results do not depend on it.
+        trainer_kwargs
+            Passed on to :class:`scvi.train.Trainer`.
+
+        Returns
+        -------
+        None
+            Fills :attr:`history` with a data frame per logged quantity (``train_loss``, ``validation_loss``).
+
+        Raises
+        ------
+        ValueError
+            If early stopping is asked for without validation, or the slides are too small to hold out a block.
+        """
+        from lightning import seed_everything
+        from scvi.train import Trainer
+
+        if validation_size is None:
+            validation_size = 0.1 if early_stopping else 0.0
+        _validate.check_positive("max_epochs", max_epochs)
+        _validate.check_positive("batch_size", batch_size)
+        if validation_size:
+            _validate.check_range("validation_size", validation_size, 0, 1)
+        elif early_stopping:
+            raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
+        if windows_per_epoch is None:
+            n_active = sum(int(slide.active.sum()) for slide in self.corpus)
+            windows_per_epoch = max(round(8 * n_active / self.spec.window**2), 2 * batch_size)
+        data = WindowDataModule(
+            self.corpus,
+            self.spec,
+            batch_size=batch_size,
+            windows_per_epoch=windows_per_epoch,
+            validation_size=validation_size,
+            num_workers=num_workers,
+            seed=self.seed,
+        )
+        if learning_rate is not None:
+            self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
+        if early_stopping:
+            trainer_kwargs = {"early_stopping_monitor": "validation_loss", **trainer_kwargs}
+        if validation_size:
+            trainer_kwargs = {"check_val_every_n_epoch": 1, **trainer_kwargs}
+        trainer = Trainer(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            early_stopping=early_stopping,
+            gradient_clip_val=self.optimizer.gradient_clip,
+            **trainer_kwargs,
+        )
+        with torch.random.fork_rng(devices=[]):
+            seed_everything(self.seed, verbose=False)
+            self.module.train()
+            n_steps = max_epochs * math.ceil(windows_per_epoch / batch_size)
+            trainer.fit(MaskedTrainingPlan(self.module, self.optimizer, n_steps=n_steps), data)
+        self.module.eval()
+        logged = trainer.logger.history
+        self.history = {name: logged[name].astype(float) for name in logged if name.endswith("_loss")}
+        self.is_trained = True
+
+    def get_latent_representation(
+        self,
+        data: AnnData | Sequence[AnnData] | Corpus | None = None,
+        *,
+        mode: EmbeddingMode = "both",
+        tile_size: int | None = None,
+        n_repeats: int = 4,
+        n_genes: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """One vector per observation.
+
+        Parameters
+        ----------
+        data
+            Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
+        mode
+            ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it;
+            ``"both"``: side by side, each scaled to unit spread.
+        tile_size
+            Rows and columns of the windows, which overlap by half and are averaged. By default those of training.
+        n_repeats
+            How often the context embedding is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
+        n_genes
+            Genes drawn in each repeat; by default all genes are used.
+        batch_size
+            Windows in a forward pass. The result does not depend on it.
+        seed
+            Seed of the choice of sites hidden together and of gene draws.
+
+        Returns
+        -------
+        numpy.ndarray
+            Embedding (observations x 128 by default, twice that with ``"both"``), float32, in the order of the AnnData.
+        """
+        _validate.check_choice("mode", mode, EMBEDDING_MODES)
+        _validate.check_positive("n_repeats", n_repeats)
+        _validate.check_positive("batch_size", batch_size)
+        rows = []
+        for slide in self._slides_of(data):
+            sites = embed_slide(
+                self.module,
+                slide,
+                mode=mode,
+                tile_size=tile_size or self.spec.window,
+                hide_share=self.spec.mask_ratio,
+                n_repeats=n_repeats,
+                n_genes=n_genes,
+                batch_size=batch_size,
+                seed=seed,
+            )
+            rows.append(sites[slide.site_of_observation])
+        return np.concatenate(rows)
+
+    def reconstruct(self, slide: Slide, hidden: np.ndarray, *, context: int = 8, batch_size: int = 8) -> np.ndarray:
+        """Expression of hidden sites of a slide, predicted from the sites around them.
+
+        Parameters
+        ----------
+        slide
+            The slide, over this model's genes.
+        hidden
+            Boolean mask over its sites.
+        context
+            Sites of surroundings on every side of the hidden sites.
+        batch_size
+            Windows in a forward pass.
+
+        Returns
+        -------
+        numpy.ndarray
+            log1p of counts per 10,000 (hidden sites x genes).
+        """
+        tile_size = max(self.spec.window + 2 * context, 40)
+        return reconstruct_slide(
+            self.module, slide, hidden, context=context, tile_size=tile_size, batch_size=batch_size
+        )
+
+    def _slides_of(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> list[Slide]:
+        if data is None:
+            return self.corpus.slides
+        if isinstance(data, Corpus):
+            return data.slides
+        return _corpus_of(data, self.genes, 0).slides
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model as safetensors and JSON.
+
+        Parameters
+        ----------
+        directory
+            Where to write; made when absent.
+        overwrite
+            Replace a model that is there.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a model and ``overwrite`` is not set.
+        """
+        if (Path(directory) / "config.json").exists() and not overwrite:
+            raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
+        config = {
+            "stimage_version": version("stimage"),
+            "genes": self.genes.tolist(),
+            "spec": asdict(self.spec),
+            "autoencoder": asdict(self.autoencoder),
+            "optimizer": asdict(self.optimizer),
+            "seed": self.seed,
+            "is_trained": self.is_trained,
+            "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
+            "manifest": {**self.manifest, "slides": self.manifest["slides"].to_dict("records")},
+        }
+        save_checkpoint(directory, kind=type(self).__name__, weights=self.module.state_dict(), config=config)
+
+    @classmethod
+    def load(cls, directory: str | Path, data: AnnData | Sequence[AnnData] | Corpus | None = None) -> STImage:
+        """Read a model that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        directory
+            The checkpoint.
+        data
+            Slides for :meth:`train` and :meth:`get_latent_representation` without arguments.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint.
+        ValueError
+            If it is of another kind or version, truncated or altered.
+        """
+        weights, config = load_checkpoint(directory, kind=cls.__name__)
+        model = cls.__new__(cls)
+        try:
+            model.genes = np.asarray(config["genes"], dtype=object)
+            model.spec = WindowSpec(**config["spec"])
+            model.autoencoder = AutoencoderConfig(**config["autoencoder"])
+            model.optimizer = OptimizerConfig(**config["optimizer"])
+            model.seed = int(config["seed"])
+            model.is_trained = bool(config["is_trained"])
+            model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
+            model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
+            model.module = MaskedAutoencoder(len(model.genes), model.autoencoder)
+            model.module.load_state_dict(weights)
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error})."
+            ) from error
+        model.module.eval()
+        model.corpus = None
+        if data is not None:
+            model.corpus = data if isinstance(data, Corpus) else _corpus_of(data, model.genes, 0)
+        return model
+
+
+def _corpus_of(data: AnnData | Sequence[AnnData], genes: Sequence[str] | None, n_pool_genes: int) -> Corpus:
+    adatas = _validate.check_anndatas(data)
+    setups = [adata.uns.get(_keys.STIMAGE, {}).get("setup", {}) for adata in adatas]
+    if genes is None:
+        from stimage.pp import select_genes
+
+        layers = {setup.get("layer") or None for setup in setups}
+        keys = {setup.get("slide_key") or None for setup in setups}
+        if len(layers) > 1 or len(keys) > 1:
+            raise ValueError(f"All AnnData must be set up alike, found layers {layers} and slide keys {keys}.")
+        genes = select_genes(adatas, n_genes=n_pool_genes, layer=layers.pop(), slide_key=keys.pop()).genes
+    parts = [
+        Corpus.from_anndata(
+            adata,
+            genes=genes,
+            layer=setup.get("layer") or None,
+            slide_key=setup.get("slide_key") or None,
+            grid_key=setup.get("grid_key", _keys.GRID),
+        ).slides
+        for adata, setup in zip(adatas, setups, strict=True)
+    ]
+    return Corpus.with_unique_names([slide for part in parts for slide in part], genes)
+
+
+def _manifest(corpus: Corpus) -> dict[str, Any]:
+    slides = pd.DataFrame(
+        {
+            "name": [slide.name for slide in corpus],
+            "n_sites": [slide.n_sites for slide in corpus],
+            "counts_sha256": [hashlib.sha256(slide.library_size.tobytes()).hexdigest() for slide in corpus],
+        }
+    )
+    return {"slides": slides, "vocabulary_sha256": hashlib.sha256("\n".join(corpus.genes).encode()).hexdigest()}

@@ -1,0 +1,7 @@
+"""Torch modules: tensors in, tensors out. Knows no AnnData."""
+
+from stimage.modules._gene_tokens import GeneTokens
+from stimage.modules._masked_autoencoder import AutoencoderConfig, MaskedAutoencoder
+from stimage.modules._transformer import LocalAttention, SiteTransformer
+
+__all__ = ["AutoencoderConfig", "GeneTokens", "LocalAttention", "MaskedAutoencoder", "SiteTransformer"]

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GeneTokens(nn.Module):
+    """Turns the expression of any subset of genes into a site token, and a site vector back into expression.
+
+    A token is ``Σ_k x_k E[g_k]``, a prediction ``⟨W h, E'[g_k]⟩ + b[g_k]``: channels may change from window to window,
+    since every gene has its own embeddings E and E'.
+
+    Parameters
+    ----------
+    n_genes
+        Size of the vocabulary.
+    dim
+        Length of gene embeddings and tokens.
+    """
+
+    def __init__(self, n_genes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(n_genes, dim) * n_genes**-0.5)
+        self.output_embedding = nn.Parameter(torch.randn(n_genes, dim) * n_genes**-0.5)
+        self.output_bias = nn.Parameter(torch.zeros(n_genes))
+        self.norm = nn.LayerNorm(dim)
+        self.output_projection = nn.Linear(dim, dim)
+
+    @torch.no_grad()
+    def start_from_spectrum(self, axes: Tensor, deviation: Tensor) -> None:
+        """Start from the principal axes of a corpus, so that the untrained model is a principal component analysis.
+
+        Parameters
+        ----------
+        axes
+            Orthonormal axes (genes x components), largest variance first. Embedding dimensions beyond them start small.
+        deviation
+            Standard deviation along each axis (components).
+        """
+        n_components = min(axes.shape[1], self.embedding.shape[1])
+        for embedding in (self.embedding, self.output_embedding):
+            embedding.mul_(0.1)
+            embedding[:, :n_components] = axes[:, :n_components]
+        # Tokens are normalised to unit spread, predictions are in units of expression: the projection makes up for it.
+        self.output_projection.bias.zero_()
+        self.output_projection.weight.zero_()
+        typical = deviation.square().sum().div(self.embedding.shape[1]).sqrt()
+        self.output_projection.weight.fill_diagonal_(float(typical))
+
+    def forward(self, expression: Tensor, genes: Tensor) -> Tensor:
+        """Tokens of sites from some genes.
+
+        Parameters
+        ----------
+        expression
+            Centred expression, zero where unknown (batch x sites x genes).
+        genes
+            Vocabulary indices of these genes (batch x genes).
+
+        Returns
+        -------
+        Tensor
+            Tokens (batch x sites x dim).
+        """
+        return self.normalise(expression @ self.embedding[genes])
+
+    def normalise(self, projected: Tensor) -> Tensor:
+        """Tokens from expression that was already projected on the embeddings of all measured genes."""
+        return self.norm(projected)
+
+    def decode(self, sites: Tensor, genes: Tensor) -> Tensor:
+        """Centred expression of some genes, predicted from site vectors.
+
+        Parameters
+        ----------
+        sites
+            Site vectors (batch x sites x dim).
+        genes
+            Vocabulary indices (batch x genes).
+
+        Returns
+        -------
+        Tensor
+            Predictions (batch x sites x genes).
+        """
+        latent = self.output_projection(sites)
+        return latent @ self.output_embedding[genes].transpose(1, 2) + self.output_bias[genes].unsqueeze(1)
+
+    def decode_all(self, sites: Tensor) -> Tensor:
+        """Centred expression of every gene of the vocabulary (... x genes)."""
+        return self.output_projection(sites) @ self.output_embedding.T + self.output_bias

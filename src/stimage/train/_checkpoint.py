@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(
+    directory: str | Path, *, kind: str, weights: dict[str, torch.Tensor], config: dict[str, Any]
+) -> None:
+    """Write a model as safetensors and JSON; nothing is pickled.
+
+    Each file is written under a temporary name and moved into place, the JSON last: it holds the checksum of the
+    weights, so that a directory is either whole or refused.
+
+    Parameters
+    ----------
+    directory
+        Where to write; made when absent.
+    kind
+        Name of the model class.
+    weights
+        State dict.
+    config
+        JSON-compatible description of the model.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
+        save_file(tensors, Path(scratch) / WEIGHTS)
+        document = {
+            "kind": kind,
+            "format_version": FORMAT_VERSION,
+            "weights_sha256": _sha256(Path(scratch) / WEIGHTS),
+            **config,
+        }
+        (Path(scratch) / CONFIG).write_text(json.dumps(document, indent=1, sort_keys=True))
+        os.replace(Path(scratch) / WEIGHTS, directory / WEIGHTS)
+        os.replace(Path(scratch) / CONFIG, directory / CONFIG)
+
+
+def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what :func:`save_checkpoint` wrote.
+
+    Parameters
+    ----------
+    directory
+        The checkpoint.
+    kind
+        Name of the model class that it must be of.
+
+    Returns
+    -------
+    tuple
+        Weights and config.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the directory has no checkpoint.
+    ValueError
+        If it is of another kind or a newer version, truncated or altered.
+    """
+    directory = Path(directory)
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"No checkpoint in {str(directory)!r}: it has no {name}.")
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"Checkpoint {str(directory)!r} is damaged: {CONFIG} is not JSON ({error}).") from error
+    if not isinstance(config, dict) or config.get("kind") != kind:
+        found = config.get("kind") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"Checkpoint {str(directory)!r} is of kind {found!r}, not {kind!r}: load it with that class.")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"Checkpoint {str(directory)!r} has format version {config.get('format_version')!r}, this version of "
+            f"stimage reads {FORMAT_VERSION}: update stimage."
+        )
+    if _sha256(directory / WEIGHTS) != config.get("weights_sha256"):
+        raise ValueError(
+            f"Checkpoint {str(directory)!r} is truncated or altered: the checksum of {WEIGHTS} does not match {CONFIG}."
+        )
+    try:
+        return load_file(directory / WEIGHTS), config
+    except SafetensorError as error:
+        raise ValueError(f"Checkpoint {str(directory)!r} is damaged: {WEIGHTS} cannot be read ({error}).") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
