@@ -218,3 +218,31 @@ def check_range(parameter: str, value: object, low: float, high: float) -> None:
         raise TypeError(f"`{parameter}` must be a number, found {type(value).__name__}.")
     if not low < value < high:
         raise ValueError(f"`{parameter}` must be between {low} and {high}, found {value}.")
+
+
+def check_model(model: object, kind: type) -> None:
+    """Raise ``TypeError`` unless ``model`` is of a kind."""
+    if not isinstance(model, kind):
+        raise TypeError(
+            f"`model` must be a stimage.models.{kind.__name__}, found {type(model).__name__}: train one with "
+            "`stimage.tl.pretrain(adata)` or load one."
+        )
+
+
+def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
+    """Return the vectors in ``adata.obsm[use_rep]``, two-dimensional and finite."""
+    if use_rep not in adata.obsm:
+        raise KeyError(
+            f"`use_rep`={use_rep!r} is not in adata.obsm; available: {listing(adata.obsm.keys(), 30)}. Run "
+            "`stimage.tl.embed(adata, model)` first."
+        )
+    vectors = np.asarray(adata.obsm[use_rep])
+    if vectors.ndim != 2:
+        raise ValueError(f"adata.obsm[{use_rep!r}] must be two-dimensional, found shape {vectors.shape}.")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"adata.obsm[{use_rep!r}] has NaN or infinite values for {len(bad)} observations "
+            f"(e.g. {listing(adata.obs_names[bad], 3)}): embed them again or remove them."
+        )
+    return vectors

@@ -18,11 +18,21 @@ from stimage.data._gene_selection import GENE_SELECTIONS, GeneSelection
 from stimage.data._masking import MASKINGS, Masking
 from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
 from stimage.models._presets import PRESETS, Preset
+from stimage.models._region import (
+    RegionResult,
+    completed_expression,
+    observations_in_region,
+    random_block,
+    region_errors,
+)
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+LARGEST_REGION_WINDOW = 40
+"""Rows and columns up to which a hidden region and its surroundings are one window."""
 
 
 class STImage:
@@ -351,13 +361,82 @@ class STImage:
         numpy.ndarray
             log1p of counts per 10,000 (hidden sites x genes).
         """
-        tile_size = max(self.spec.window + 2 * context, 40)
+        tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
         return reconstruct_slide(
             self.module, slide, hidden, context=context, tile_size=tile_size, batch_size=batch_size
         )
 
+    def reconstruct_region(
+        self,
+        adata: AnnData,
+        *,
+        region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
+        size: int | None = None,
+        context: int = 8,
+        seed: int = 0,
+    ) -> RegionResult:
+        """Hide a region of an AnnData and fill it in; see :func:`stimage.tl.reconstruct_region`."""
+        if (region is None) == (size is None):
+            raise ValueError("Pass either `region` or `size`: what to hide, or how large a random block.")
+        _validate.check_positive("context", context)
+        if region is not None:
+            masked = observations_in_region(adata, region)
+        else:
+            _validate.check_positive("size", size)
+        slides = self._slides_of(adata)
+        if region is None:
+            masked = np.zeros(adata.n_obs, dtype=bool)
+            masked[random_block(slides, size, seed)] = True
+        prediction = np.zeros((adata.n_obs, len(self.genes)), dtype=np.float32)
+        predicted, measured = [], []
+        for slide in slides:
+            hidden = np.zeros(slide.n_sites, dtype=bool)
+            hidden[slide.site_of_observation[masked[slide.observation_index]]] = True
+            if not hidden.any():
+                continue
+            if not slide.active[~hidden].any():
+                raise ValueError(f"`region` hides all of slide {slide.name!r}: some of its sites must stay visible.")
+            filled = np.zeros((slide.n_sites, len(self.genes)), dtype=np.float32)
+            filled[hidden] = self.reconstruct(slide, hidden, context=context)
+            prediction[slide.observation_index] = filled[slide.site_of_observation]
+            # A site in which only some observations were named is hidden as a whole.
+            masked[slide.observation_index] = hidden[slide.site_of_observation]
+            known = np.flatnonzero(hidden & slide.active)
+            predicted.append(filled[known])
+            measured.append(slide.expression[known].toarray())
+        layer = adata.uns.get(_keys.STIMAGE, {}).get("setup", {}).get("layer", "")
+        columns = adata.var_names.get_indexer(self.genes)
+        shared = columns >= 0
+        return RegionResult(
+            masked=masked,
+            expression=completed_expression(
+                adata.layers[layer] if layer else adata.X, masked, prediction[masked][:, shared], columns[shared]
+            ),
+            errors=region_errors(
+                np.concatenate(predicted)[:, shared], np.concatenate(measured)[:, shared], self.genes[shared]
+            ),
+            params={"size": size or 0, "context": context, "seed": seed, "layer": layer},
+        )
+
+    def provenance(self, var_names: pd.Index) -> dict[str, Any]:
+        """What to note beside a result: model id, version, vocabulary hash and gene overlap; h5ad-writable."""
+        digest = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return {
+            "model": type(self).__name__,
+            "model_id": digest.hexdigest()[:16],
+            "stimage_version": version("stimage"),
+            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
+            "n_genes_vocabulary": len(self.genes),
+            "n_genes_shared": len(var_names.intersection(pd.Index(self.genes))),
+        }
+
     def _slides_of(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> list[Slide]:
         if data is None:
+            if self.corpus is None:
+                raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STImage.load`.")
             return self.corpus.slides
         if isinstance(data, Corpus):
             return data.slides

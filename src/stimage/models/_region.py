@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stimage import _validate
+from stimage.data import Slide, window_origins
+from stimage.data._slide import COUNTS_PER_SPOT
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def observations_in_region(adata: AnnData, region: str | Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
+    """Boolean mask over the observations from a mask, observation names or a key of a boolean column of ``obs``.
+
+    Raises
+    ------
+    KeyError
+        If the key or some of the names do not exist.
+    ValueError
+        If the mask has another length or nothing or everything is in the region.
+    """
+    if isinstance(region, str):
+        values = _validate.check_obs_key(adata, region, "region")
+        if values.dtype != bool:
+            raise ValueError(f"adata.obs[{region!r}] (`region`) must be boolean, found dtype {values.dtype}.")
+        mask = values.to_numpy()
+    else:
+        values = np.asarray(region)
+        if values.dtype == bool:
+            if values.shape != (adata.n_obs,):
+                raise ValueError(
+                    f"`region` has shape {values.shape}; a mask needs one value per observation: {adata.n_obs}."
+                )
+            mask = values
+        else:
+            unknown = pd.Index(values.astype(str)).difference(adata.obs_names)
+            if len(unknown):
+                raise KeyError(
+                    f"`region` names observations that adata does not have: {_validate.listing(unknown, 3)}."
+                )
+            mask = adata.obs_names.isin(values.astype(str))
+    if not mask.any() or mask.all():
+        raise ValueError(
+            f"`region` has {int(mask.sum())} of {adata.n_obs} observations: some must be hidden, some visible."
+        )
+    return mask
+
+
+def random_block(slides: list[Slide], size: int, seed: int) -> np.ndarray:
+    """Positions in the AnnData of the observations in a random block of ``size`` x ``size`` sites, full of tissue.
+
+    Raises
+    ------
+    ValueError
+        If no slide is larger than the block.
+    """
+    rng = np.random.default_rng(seed)
+    larger = [slide for slide in slides if max(slide.shape) > size]
+    if not larger:
+        shapes = _validate.listing([" x ".join(map(str, slide.shape)) for slide in slides], 3)
+        raise ValueError(f"`size`={size} leaves no site visible on any slide (sites: {shapes}): pass a smaller size.")
+    n_sites = np.array([slide.n_sites for slide in larger])
+    slide = larger[rng.choice(len(larger), p=n_sites / n_sites.sum())]
+    origins = window_origins(slide, size, min_occupancy=0.9)
+    top, left = np.maximum(origins[rng.integers(len(origins))], 0)
+    sites = slide.raster[top : top + size, left : left + size]
+    return slide.observation_index[np.isin(slide.site_of_observation, sites[sites >= 0])]
+
+
+def region_errors(prediction: np.ndarray, truth: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+    """Error of each gene over the hidden sites.
+
+    Parameters
+    ----------
+    prediction, truth
+        log1p of counts per 10,000 (hidden sites x genes).
+    genes
+        Names of the genes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by gene: ``mse``, ``mae`` and ``pearson``; the latter is NaN for a gene that is constant in either.
+    """
+    difference = prediction - truth
+    centred = [values - values.mean(axis=0) for values in (prediction, truth)]
+    norms = [np.sqrt((values**2).sum(axis=0)) for values in centred]
+    scale = norms[0] * norms[1]
+    scale[np.minimum(*norms) < 1e-6] = np.nan
+    return pd.DataFrame(
+        {
+            "mse": (difference**2).mean(axis=0),
+            "mae": np.abs(difference).mean(axis=0),
+            "pearson": (centred[0] * centred[1]).sum(axis=0) / scale,
+        },
+        index=pd.Index(genes.astype(str), dtype=object),
+    )
+
+
+def completed_expression(
+    counts: np.ndarray | sparse.spmatrix, hidden: np.ndarray, prediction: np.ndarray, columns: np.ndarray
+) -> sparse.csr_matrix:
+    """log1p of counts per 10,000, measured where observations are visible and predicted where they are hidden.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (observations x genes).
+    hidden
+        Hidden observations (observations).
+    prediction
+        Prediction for them (hidden observations x predicted genes).
+    columns
+        Column of each predicted gene (predicted genes).
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        Float32. Rows of hidden observations store every gene, NaN where nothing was predicted.
+    """
+    counts = sparse.csr_matrix(counts, dtype=np.float32)
+    library_size = np.asarray(counts.sum(axis=1)).ravel()
+    scale = np.divide(COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=library_size > 0)
+    visible = sparse.csr_matrix(sparse.diags(np.where(hidden, 0, scale)) @ counts, dtype=np.float32)
+    visible.eliminate_zeros()
+    visible.data = np.log1p(visible.data)
+    n_genes, n_hidden = counts.shape[1], int(hidden.sum())
+    filled = np.full((n_hidden, n_genes), np.nan, dtype=np.float32)
+    filled[:, columns] = prediction
+    dense_rows = sparse.csr_matrix(
+        (filled.ravel(), np.tile(np.arange(n_genes), n_hidden), np.arange(n_hidden + 1) * n_genes),
+        shape=(n_hidden, n_genes),
+    )
+    stacked = sparse.vstack([visible[~hidden], dense_rows], format="csr")
+    order = np.argsort(np.concatenate([np.flatnonzero(~hidden), np.flatnonzero(hidden)]))
+    return stacked[order]
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """A reconstructed region of an AnnData.
+
+    Parameters
+    ----------
+    masked
+        Hidden observations (observations).
+    expression
+        log1p of counts per 10,000, predicted where hidden (observations x genes of the AnnData).
+    errors
+        Errors of each gene over the hidden sites, see :func:`region_errors`.
+    params
+        What was asked for.
+    """
+
+    masked: np.ndarray
+    expression: sparse.csr_matrix
+    errors: pd.DataFrame
+    params: dict[str, Any]

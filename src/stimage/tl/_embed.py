@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stimage import _keys, _validate
+from stimage.models import STImage
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stimage.models._inference import EmbeddingMode
+
+
+def embed(
+    adata: AnnData,
+    model: STImage,
+    *,
+    mode: EmbeddingMode = "both",
+    tile_size: int | None = None,
+    n_repeats: int = 4,
+    n_genes: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    key_added: str = _keys.REPRESENTATION,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed every observation of a slide, seen with its surroundings.
+
+    Parameters
+    ----------
+    adata
+        AnnData after :func:`stimage.pp.compact_grid`, with any genes that overlap the model's. Counts are read from
+        ``X``, or from where :meth:`stimage.models.STImage.setup_anndata` said.
+    model
+        A trained model.
+    mode
+        ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it, which is its
+        surroundings' view of it; ``"both"``: side by side, each scaled to unit spread.
+    tile_size
+        Rows and columns of the windows, which overlap by half and are averaged. By default those of training.
+    n_repeats
+        How often the context embedding is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
+    n_genes
+        Genes drawn in each repeat; by default all genes are used.
+    batch_size
+        Windows in a forward pass. The result does not depend on it.
+    seed
+        Seed of the choice of sites hidden together and of gene draws.
+    key_added
+        Key of the embedding.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    AnnData or None
+        With ``copy=True`` the copy. Writes:
+
+    ``obsm["X_stimage"]``
+        Embedding (observations x dimensions), float32. A site without counts is always hidden, so it is described by
+        its surroundings.
+    ``uns["stimage"]["X_stimage"]``
+        Model id, version, parameters, vocabulary hash, seed and gene overlap.
+
+    Raises
+    ------
+    KeyError
+        If there is no grid.
+    ValueError
+        If counts are not raw, or no gene is known to the model.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=1)
+    >>> sti.tl.embed(adata, model)
+    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 256)
+    True
+
+    References
+    ----------
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
+    """
+    _validate.check_anndata(adata)
+    _validate.check_model(model, STImage)
+    options = {"mode": mode, "tile_size": tile_size or model.spec.window, "n_repeats": n_repeats, "seed": seed}
+    embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
+    adata = adata.copy() if copy else adata
+    adata.obsm[key_added] = embedding
+    entry = {**model.provenance(adata.var_names), **options, "n_genes_drawn": n_genes or 0}
+    adata.uns[_keys.STIMAGE] = {**adata.uns.get(_keys.STIMAGE, {}), key_added: entry}
+    return adata if copy else None

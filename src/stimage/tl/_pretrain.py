@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stimage import _keys, _validate
+from stimage.data import Corpus
+from stimage.models import STImage
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stimage.data._gene_selection import GeneSelection
+    from stimage.data._masking import Masking
+    from stimage.models._presets import Preset
+
+
+def pretrain(
+    data: AnnData | Sequence[AnnData] | Corpus,
+    *,
+    genes: Sequence[str] | None = None,
+    n_pool_genes: int = 2000,
+    layer: str | None = None,
+    slide_key: str | None = None,
+    grid_key: str = _keys.GRID,
+    preset: Preset = "default",
+    window: int = 16,
+    n_genes: int = 512,
+    gene_selection: GeneSelection = "weighted",
+    masking: Masking | None = None,
+    mask_ratio: float | None = None,
+    spectral_start: bool | None = None,
+    max_epochs: int = 40,
+    batch_size: int = 32,
+    windows_per_epoch: int | None = None,
+    learning_rate: float | None = None,
+    validation_size: float | None = None,
+    early_stopping: bool = False,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = "auto",
+    num_workers: int = 0,
+    seed: int = 0,
+    **trainer_kwargs: Any,
+) -> STImage:
+    """Pretrain a masked autoencoder on one slide, several or a corpus. No labels are used.
+
+    Parameters
+    ----------
+    data
+        An AnnData or a list of them, each after :func:`stimage.pp.compact_grid`, or a :class:`stimage.data.Corpus`.
+    genes
+        Vocabulary; by default the ``n_pool_genes`` genes of :func:`stimage.pp.select_genes`, of a corpus all its genes.
+    n_pool_genes
+        Size of the vocabulary when ``genes`` is not given.
+    layer
+        Layer with raw counts; ``X`` by default.
+    slide_key
+        Key in ``obs`` of each observation's slide; by default the one that the grid was built with.
+    grid_key
+        ``key_added`` of the grid.
+    preset
+        ``"default"`` for a laptop, ``"paper"`` for the published sizes, mask and start.
+    window
+        Rows and columns of a window.
+    n_genes
+        Genes (channels) of a training window.
+    gene_selection
+        ``"weighted"`` by variance in the window, ``"hvg"`` or ``"random"``.
+    masking
+        ``"site"``, ``"site_gene"``, ``"region"`` or ``"mixed"``; by default what the preset says.
+    mask_ratio
+        Share hidden; by default what the preset says.
+    spectral_start
+        Start from the principal axes of the data; by default what the preset says.
+    max_epochs
+        Number of epochs.
+    batch_size
+        Windows in a batch.
+    windows_per_epoch
+        Windows in an epoch; by default each site is in about eight of them.
+    learning_rate
+        Highest learning rate; by default what the preset says.
+    validation_size
+        Share held out in whole slides or in spatial blocks; by default 0, and 0.1 with early stopping.
+    early_stopping
+        Stop when the validation loss no longer falls.
+    accelerator, devices
+        Where to train, as in Lightning.
+    num_workers
+        Processes that prepare windows. Results do not depend on it.
+    seed
+        Seed of everything random.
+    trainer_kwargs
+        Passed on to :class:`scvi.train.Trainer`.
+
+    Returns
+    -------
+    stimage.models.STImage
+        The trained model. In each AnnData, ``uns["stimage"]["setup"]`` says where counts and slides are.
+
+    Raises
+    ------
+    KeyError
+        If a grid, layer or key is missing.
+    ValueError
+        If counts are not raw, no window fits any slide, or slides have no gene in common.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=1)
+
+    References
+    ----------
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, Eqs. 6-8.
+    """
+    if not isinstance(data, Corpus):
+        data = _validate.check_anndatas(data)
+        for adata in data:
+            STImage.setup_anndata(adata, layer=layer, slide_key=slide_key, grid_key=grid_key)
+    model = STImage(
+        data,
+        genes=genes,
+        n_pool_genes=n_pool_genes,
+        window=window,
+        n_genes=n_genes,
+        gene_selection=gene_selection,
+        masking=masking,
+        mask_ratio=mask_ratio,
+        preset=preset,
+        spectral_start=spectral_start,
+        seed=seed,
+    )
+    model.train(
+        max_epochs,
+        batch_size=batch_size,
+        windows_per_epoch=windows_per_epoch,
+        learning_rate=learning_rate,
+        validation_size=validation_size,
+        early_stopping=early_stopping,
+        accelerator=accelerator,
+        devices=devices,
+        num_workers=num_workers,
+        **trainer_kwargs,
+    )
+    return model

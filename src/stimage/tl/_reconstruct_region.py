@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimage import _keys, _validate
+from stimage.models import STImage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+def reconstruct_region(
+    adata: AnnData,
+    model: STImage,
+    *,
+    region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
+    size: int | None = None,
+    context: int = 8,
+    seed: int = 0,
+    key_added: str = _keys.REGION,
+    copy: bool = False,
+) -> AnnData | None:
+    """Hide a region of a slide and fill it in from its surroundings.
+
+    The hidden counts are used for nothing but the errors: the means that the prediction is added to come from the
+    visible sites. Whether the model saw them in training is up to you: a model pretrained on the same slide did.
+
+    Parameters
+    ----------
+    adata
+        AnnData after :func:`stimage.pp.compact_grid`.
+    model
+        A trained model.
+    region
+        What to hide: a boolean mask, observation names, or a boolean column of ``obs``.
+    size
+        Instead of ``region``: hide a random block of ``size`` x ``size`` sites.
+    context
+        Sites of surroundings that the model sees on every side of the region.
+    seed
+        Seed of the block's place.
+    key_added
+        Key of the results.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    AnnData or None
+        With ``copy=True`` the copy. Writes:
+
+    ``layers["stimage_region"]``
+        Sparse (observations x genes), log1p of counts per 10,000: predicted for hidden observations (NaN for genes that
+        the model does not know), measured for the others.
+    ``obs["stimage_region_masked"]``
+        Which observations were hidden.
+    ``uns["stimage_region"]``
+        ``params``; ``errors``: a data frame with ``mse``, ``mae`` and ``pearson`` of each gene over the hidden sites that
+        have counts; ``mse``, ``mae``, ``pearson``: their means over genes.
+
+    Raises
+    ------
+    KeyError
+        If there is no grid, or ``region`` names what does not exist.
+    ValueError
+        If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=1)
+    >>> sti.tl.reconstruct_region(adata, model, size=4)
+    >>> sorted(adata.uns["stimage_region"]["errors"].columns)
+    ['mae', 'mse', 'pearson']
+
+    References
+    ----------
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4 (masked region reconstruction).
+    """
+    _validate.check_anndata(adata)
+    _validate.check_model(model, STImage)
+    result = model.reconstruct_region(adata, region=region, size=size, context=context, seed=seed)
+    adata = adata.copy() if copy else adata
+    adata.layers[key_added] = result.expression
+    adata.obs[_keys.region_masked(key_added)] = result.masked
+    summary = result.errors.mean()
+    adata.uns[key_added] = {
+        "params": {**model.provenance(adata.var_names), **result.params},
+        "errors": result.errors,
+        **{name: float(value) for name, value in summary.items()},
+    }
+    return adata if copy else None
