@@ -105,7 +105,8 @@ class MaskedAutoencoder(nn.Module):
             tokens = self.genes(expression.masked_fill(hidden, 0.0), genes)
             sites = self(tokens, batch["positions"], batch["observed"], torch.zeros_like(batch["observed"]))
             error = (self.genes.decode(sites, genes) - expression).square()
-            return (error * hidden).sum() / hidden.sum()
+            # A small window may happen to have no value hidden.
+            return (error * hidden).sum() / hidden.sum().clamp(min=1)
         sites = self(self.genes(expression, genes), batch["positions"], batch["observed"], hidden)
         # Only hidden sites are decoded: bring them to the front, as many as the window with most of them has.
         first = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(hidden.sum(dim=1).max())]

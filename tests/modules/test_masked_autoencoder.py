@@ -1,0 +1,161 @@
+import pytest
+import torch
+
+from stimage.modules import AutoencoderConfig, MaskedAutoencoder
+
+N_GENES, N_SITES, DIM = 10, 9, 12
+
+
+@pytest.fixture(params=[0, 1], ids=["one stack", "encoder and decoder"])
+def module(request, randomise):
+    config = AutoencoderConfig(
+        dim=DIM, n_layers=2, n_heads=3, dim_feedforward=16, decoder_layers=request.param, decoder_feedforward=20
+    )
+    return randomise(MaskedAutoencoder(N_GENES, config))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    observed = torch.rand(3, N_SITES, generator=generator) < 0.8
+    observed[:, :3] = True
+    hidden = observed & (torch.rand(3, N_SITES, generator=generator) < 0.4)
+    hidden[:, 0], hidden[:, 1] = True, False
+    valid = torch.ones(3, 6, dtype=torch.bool)
+    valid[1, 4:] = False
+    genes = torch.stack([torch.randperm(N_GENES, generator=generator)[:6] for _ in range(3)])
+    genes[~valid] = 0
+    expression = torch.randn(3, N_SITES, 6, generator=generator)
+    expression = expression * observed.unsqueeze(-1) * valid.unsqueeze(1)
+    return {
+        "expression": expression,
+        "genes": genes,
+        "gene_valid": valid,
+        "observed": observed,
+        "hidden": hidden,
+        "positions": 2 * torch.randn(3, N_SITES, 2, generator=generator),
+    }
+
+
+@pytest.fixture
+def value_batch(batch):
+    """The same windows with single values hidden instead of sites."""
+    drawn = torch.rand(batch["expression"].shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    return {**batch, "hidden": drawn & batch["observed"].unsqueeze(-1) & batch["gene_valid"].unsqueeze(1)}
+
+
+def sample(batch):
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randn(3, N_SITES, DIM, generator=generator)
+    return tokens, batch["positions"], batch["observed"], batch["hidden"]
+
+
+def test_hidden_sites_and_empty_sites_are_never_read(module, batch):
+    tokens, positions, tissue, hidden = sample(batch)
+    expected = module(tokens, positions, tissue, hidden)
+    assert expected.shape == (3, N_SITES, DIM)
+    other = torch.where((hidden | ~tissue).unsqueeze(-1), tokens + 50, tokens)
+    moved = torch.where(tissue.unsqueeze(-1), positions, positions + 7)
+    torch.testing.assert_close(module(other, moved, tissue, hidden)[tissue], expected[tissue])
+
+
+def test_visible_sites_are_read(module, batch):
+    tokens, positions, tissue, hidden = sample(batch)
+    positions *= 0.2  # every head reaches every site
+    other = tokens.clone()
+    other[:, 1] += torch.randn(DIM, generator=torch.Generator().manual_seed(3))
+    change = (module(other, positions, tissue, hidden) - module(*sample(batch))).abs().amax(dim=-1)
+    assert (change[tissue] > 1e-5).all()
+
+
+def test_hidden_sites_with_the_same_surroundings_get_the_same_vector(module, batch):
+    tokens, positions, tissue, hidden = sample(batch)
+    hidden[:, 2] = True
+    positions[:, 2] = positions[:, 0]
+    sites = module(tokens, positions, tissue, hidden)
+    torch.testing.assert_close(sites[:, 2], sites[:, 0])
+
+
+def test_order_of_sites_does_not_matter(module, batch):
+    order = torch.randperm(N_SITES, generator=torch.Generator().manual_seed(4))
+    shuffled = module(*(part[:, order] for part in sample(batch)))
+    torch.testing.assert_close(shuffled, module(*sample(batch))[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_only_relative_positions_matter(module, batch):
+    tokens, positions, tissue, hidden = sample(batch)
+    torch.testing.assert_close(
+        module(tokens, positions + 4, tissue, hidden), module(tokens, positions, tissue, hidden), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_everything_hidden_is_finite(module, batch):
+    tokens, positions, tissue, _ = sample(batch)
+    assert torch.isfinite(module(tokens, positions, tissue, tissue)).all()
+
+
+def test_loss_over_hidden_sites(module, batch):
+    tokens = module.genes(batch["expression"], batch["genes"])
+    sites = module(tokens, batch["positions"], batch["observed"], batch["hidden"])
+    predicted = module.genes.decode(sites, batch["genes"])
+    errors = [
+        (predicted[b, site, k] - batch["expression"][b, site, k]) ** 2
+        for b in range(3)
+        for site in range(N_SITES)
+        for k in range(6)
+        if batch["hidden"][b, site] and batch["gene_valid"][b, k]
+    ]
+    torch.testing.assert_close(module.loss(batch), sum(errors) / len(errors), rtol=1e-4, atol=1e-5)
+
+
+def test_loss_over_hidden_values(module, value_batch):
+    batch = value_batch
+    shown = batch["expression"].clone()
+    for b, site, k in batch["hidden"].nonzero().tolist():
+        shown[b, site, k] = 0
+    nothing = torch.zeros(3, N_SITES, dtype=torch.bool)
+    sites = module(module.genes(shown, batch["genes"]), batch["positions"], batch["observed"], nothing)
+    predicted = module.genes.decode(sites, batch["genes"])
+    errors = [
+        (predicted[b, site, k] - batch["expression"][b, site, k]) ** 2 for b, site, k in batch["hidden"].nonzero()
+    ]
+    torch.testing.assert_close(module.loss(batch), sum(errors) / len(errors), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing(module, batch):
+    loss = module.loss(batch)
+    padded = {
+        **batch,
+        "expression": torch.nn.functional.pad(batch["expression"], (0, 2)),
+        "genes": torch.nn.functional.pad(batch["genes"], (0, 2)),
+        "gene_valid": torch.nn.functional.pad(batch["gene_valid"], (0, 2)),
+    }
+    torch.testing.assert_close(module.loss(padded), loss)
+
+
+def test_loss_of_nothing_hidden_is_zero(module, value_batch):
+    nothing = {**value_batch, "hidden": torch.zeros_like(value_batch["hidden"])}
+    assert module.loss(nothing) == 0
+
+
+@pytest.mark.parametrize("hide", ["sites", "values"])
+def test_gradients_reach_every_parameter(module, batch, value_batch, hide):
+    module.loss(batch if hide == "sites" else value_batch).backward()
+    without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
+    # Nothing is replaced by the mask token when single values are hidden.
+    assert without <= ({"mask_token"} if hide == "values" else set())
+    zero = {name for name, parameter in module.named_parameters() if name not in without and not parameter.grad.any()}
+    assert zero <= {"mask_token"} if hide == "values" else not zero
+    used = torch.zeros(N_GENES, dtype=torch.bool)
+    used[batch["genes"][batch["gene_valid"]]] = True
+    assert module.genes.output_embedding.grad[~used].abs().sum() == 0
+    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters() if parameter.grad is not None)
+
+
+def test_gradients_do_not_flow_from_hidden_values(module, batch):
+    expression = batch["expression"].requires_grad_()
+    tokens = module.genes(expression, batch["genes"])
+    sites = module(tokens, batch["positions"], batch["observed"], batch["hidden"])
+    sites[batch["observed"]].square().sum().backward()
+    assert expression.grad[batch["hidden"]].abs().sum() == 0
+    assert expression.grad[batch["observed"] & ~batch["hidden"]].abs().sum() > 0
