@@ -11,9 +11,12 @@ from scipy import sparse
 from stimage import _validate
 from stimage.data import Slide, window_origins
 from stimage.data._slide import COUNTS_PER_SPOT
+from stimage.models._setup import corpus_of, setup_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from stimage.models._stimage import STImage
 
 
 def observations_in_region(adata: AnnData, region: str | Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
@@ -163,3 +166,56 @@ class RegionResult:
     expression: sparse.csr_matrix
     errors: pd.DataFrame
     params: dict[str, Any]
+
+
+def reconstruct_region(
+    model: STImage,
+    adata: AnnData,
+    *,
+    region: str | Sequence[str] | np.ndarray | pd.Series | None,
+    size: int | None,
+    context: int,
+    seed: int,
+) -> RegionResult:
+    """Hide a region of an AnnData, named or random, and fill it in; see :func:`stimage.tl.reconstruct_region`."""
+    if (region is None) == (size is None):
+        raise ValueError("Pass either `region` or `size`: what to hide, or how large a random block.")
+    _validate.check_positive("context", context)
+    if region is not None:
+        masked = observations_in_region(adata, region).copy()
+    else:
+        _validate.check_positive("size", size)
+    slides = corpus_of(adata, model.genes).slides
+    if region is None:
+        masked = np.zeros(adata.n_obs, dtype=bool)
+        masked[random_block(slides, size, seed)] = True
+    prediction = np.zeros((adata.n_obs, len(model.genes)), dtype=np.float32)
+    predicted, measured = [], []
+    for slide in slides:
+        hidden = np.zeros(slide.n_sites, dtype=bool)
+        hidden[slide.site_of_observation[masked[slide.observation_index]]] = True
+        if not hidden.any():
+            continue
+        if not slide.active[~hidden].any():
+            raise ValueError(f"`region` hides all of slide {slide.name!r}: some of its sites must stay visible.")
+        filled = np.zeros((slide.n_sites, len(model.genes)), dtype=np.float32)
+        filled[hidden] = model.reconstruct(slide, hidden, context=context)
+        prediction[slide.observation_index] = filled[slide.site_of_observation]
+        # A site in which only some observations were named is hidden as a whole.
+        masked[slide.observation_index] = hidden[slide.site_of_observation]
+        known = np.flatnonzero(hidden & slide.active)
+        predicted.append(filled[known])
+        measured.append(slide.expression[known].toarray())
+    layer = setup_of(adata)["layer"]
+    columns = adata.var_names.get_indexer(model.genes)
+    shared = columns >= 0
+    return RegionResult(
+        masked=masked,
+        expression=completed_expression(
+            adata.layers[layer] if layer else adata.X, masked, prediction[masked][:, shared], columns[shared]
+        ),
+        errors=region_errors(
+            np.concatenate(predicted)[:, shared], np.concatenate(measured)[:, shared], model.genes[shared]
+        ),
+        params={"size": size or 0, "context": context, "seed": seed, "layer": layer or ""},
+    )

@@ -18,13 +18,8 @@ from stimage.data._gene_selection import GENE_SELECTIONS, GeneSelection
 from stimage.data._masking import MASKINGS, Masking
 from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
 from stimage.models._presets import PRESETS, Preset
-from stimage.models._region import (
-    RegionResult,
-    completed_expression,
-    observations_in_region,
-    random_block,
-    region_errors,
-)
+from stimage.models._region import RegionResult, reconstruct_region
+from stimage.models._setup import corpus_of, manifest_of
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig, load_checkpoint, save_checkpoint
 
@@ -119,7 +114,7 @@ class STImage:
         _validate.check_positive("n_genes", n_genes)
         _validate.check_positive("n_pool_genes", n_pool_genes)
 
-        self.corpus = data if isinstance(data, Corpus) else _corpus_of(data, genes, n_pool_genes)
+        self.corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
         largest = max(self.corpus, key=lambda slide: min(slide.shape))
         if window > max(max(slide.shape) for slide in self.corpus):
             raise ValueError(
@@ -139,7 +134,7 @@ class STImage:
         self.seed = seed
         self.history: dict[str, pd.DataFrame] = {}
         self.is_trained = False
-        self.manifest = _manifest(self.corpus)
+        self.manifest = manifest_of(self.corpus)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.module = MaskedAutoencoder(len(self.genes), self.autoencoder)
@@ -376,47 +371,7 @@ class STImage:
         seed: int = 0,
     ) -> RegionResult:
         """Hide a region of an AnnData and fill it in; see :func:`stimage.tl.reconstruct_region`."""
-        if (region is None) == (size is None):
-            raise ValueError("Pass either `region` or `size`: what to hide, or how large a random block.")
-        _validate.check_positive("context", context)
-        if region is not None:
-            masked = observations_in_region(adata, region)
-        else:
-            _validate.check_positive("size", size)
-        slides = self._slides_of(adata)
-        if region is None:
-            masked = np.zeros(adata.n_obs, dtype=bool)
-            masked[random_block(slides, size, seed)] = True
-        prediction = np.zeros((adata.n_obs, len(self.genes)), dtype=np.float32)
-        predicted, measured = [], []
-        for slide in slides:
-            hidden = np.zeros(slide.n_sites, dtype=bool)
-            hidden[slide.site_of_observation[masked[slide.observation_index]]] = True
-            if not hidden.any():
-                continue
-            if not slide.active[~hidden].any():
-                raise ValueError(f"`region` hides all of slide {slide.name!r}: some of its sites must stay visible.")
-            filled = np.zeros((slide.n_sites, len(self.genes)), dtype=np.float32)
-            filled[hidden] = self.reconstruct(slide, hidden, context=context)
-            prediction[slide.observation_index] = filled[slide.site_of_observation]
-            # A site in which only some observations were named is hidden as a whole.
-            masked[slide.observation_index] = hidden[slide.site_of_observation]
-            known = np.flatnonzero(hidden & slide.active)
-            predicted.append(filled[known])
-            measured.append(slide.expression[known].toarray())
-        layer = adata.uns.get(_keys.STIMAGE, {}).get("setup", {}).get("layer", "")
-        columns = adata.var_names.get_indexer(self.genes)
-        shared = columns >= 0
-        return RegionResult(
-            masked=masked,
-            expression=completed_expression(
-                adata.layers[layer] if layer else adata.X, masked, prediction[masked][:, shared], columns[shared]
-            ),
-            errors=region_errors(
-                np.concatenate(predicted)[:, shared], np.concatenate(measured)[:, shared], self.genes[shared]
-            ),
-            params={"size": size or 0, "context": context, "seed": seed, "layer": layer},
-        )
+        return reconstruct_region(self, adata, region=region, size=size, context=context, seed=seed)
 
     def provenance(self, var_names: pd.Index) -> dict[str, Any]:
         """What to note beside a result: model id, version, vocabulary hash and gene overlap; h5ad-writable."""
@@ -440,7 +395,7 @@ class STImage:
             return self.corpus.slides
         if isinstance(data, Corpus):
             return data.slides
-        return _corpus_of(data, self.genes, 0).slides
+        return corpus_of(data, self.genes).slides
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model as safetensors and JSON.
@@ -510,40 +465,5 @@ class STImage:
         model.module.eval()
         model.corpus = None
         if data is not None:
-            model.corpus = data if isinstance(data, Corpus) else _corpus_of(data, model.genes, 0)
+            model.corpus = data if isinstance(data, Corpus) else corpus_of(data, model.genes)
         return model
-
-
-def _corpus_of(data: AnnData | Sequence[AnnData], genes: Sequence[str] | None, n_pool_genes: int) -> Corpus:
-    adatas = _validate.check_anndatas(data)
-    setups = [adata.uns.get(_keys.STIMAGE, {}).get("setup", {}) for adata in adatas]
-    if genes is None:
-        from stimage.pp import select_genes
-
-        layers = {setup.get("layer") or None for setup in setups}
-        keys = {setup.get("slide_key") or None for setup in setups}
-        if len(layers) > 1 or len(keys) > 1:
-            raise ValueError(f"All AnnData must be set up alike, found layers {layers} and slide keys {keys}.")
-        genes = select_genes(adatas, n_genes=n_pool_genes, layer=layers.pop(), slide_key=keys.pop()).genes
-    parts = [
-        Corpus.from_anndata(
-            adata,
-            genes=genes,
-            layer=setup.get("layer") or None,
-            slide_key=setup.get("slide_key") or None,
-            grid_key=setup.get("grid_key", _keys.GRID),
-        ).slides
-        for adata, setup in zip(adatas, setups, strict=True)
-    ]
-    return Corpus.with_unique_names([slide for part in parts for slide in part], genes)
-
-
-def _manifest(corpus: Corpus) -> dict[str, Any]:
-    slides = pd.DataFrame(
-        {
-            "name": [slide.name for slide in corpus],
-            "n_sites": [slide.n_sites for slide in corpus],
-            "counts_sha256": [hashlib.sha256(slide.library_size.tobytes()).hexdigest() for slide in corpus],
-        }
-    )
-    return {"slides": slides, "vocabulary_sha256": hashlib.sha256("\n".join(corpus.genes).encode()).hexdigest()}
