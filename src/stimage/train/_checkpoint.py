@@ -79,14 +79,16 @@ def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torc
             raise FileNotFoundError(f"No checkpoint in {str(directory)!r}: it has no {name}.")
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Checkpoint {str(directory)!r} is damaged: {CONFIG} is not JSON ({error}).") from error
     if not isinstance(config, dict) or config.get("kind") != kind:
         found = config.get("kind") if isinstance(config, dict) else type(config).__name__
-        raise ValueError(f"Checkpoint {str(directory)!r} is of kind {found!r}, not {kind!r}: load it with that class.")
+        raise ValueError(
+            f"Checkpoint {str(directory)!r} is of kind {found!r:.50}, not {kind!r}: load it with that class."
+        )
     if config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"Checkpoint {str(directory)!r} has format version {config.get('format_version')!r}, this version of "
+            f"Checkpoint {str(directory)!r} has format version {config.get('format_version')!r:.50}, this version of "
             f"stimage reads {FORMAT_VERSION}: update stimage."
         )
     if _sha256(directory / WEIGHTS) != config.get("weights_sha256"):
