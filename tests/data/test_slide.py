@@ -144,6 +144,8 @@ def test_slide_key_or_list():
         assert (both.obs["slide"].iloc[first.observation_index] == first.name).all()
     covered = np.concatenate([slide.observation_index for slide in together])
     np.testing.assert_array_equal(np.sort(covered), np.arange(both.n_obs))
+    np.testing.assert_array_equal(covered[together.observation_order], np.arange(both.n_obs))
+    np.testing.assert_array_equal(apart.observation_order, np.arange(both.n_obs))
 
 
 def test_slide_that_the_grid_does_not_know():
@@ -177,8 +179,12 @@ def test_bad_input(adata, change, error, message):
 def test_corpus_checks_its_slides():
     slide = random_slide()
     with pytest.raises(ValueError, match="at least one slide"):
-        Corpus([], ["gene"])
+        Corpus([], ["a", "b"])
     with pytest.raises(ValueError, match="'slide' has 6 genes, the vocabulary has 5"):
         Corpus([slide], [f"gene{i}" for i in range(5)])
     with pytest.raises(ValueError, match="must be unique"):
         Corpus([slide, slide], [f"gene{i}" for i in range(6)])
+    with pytest.raises(ValueError, match="`genes` has 1 genes, at least 2"):
+        Corpus([slide], ["gene"])
+    with pytest.raises(ValueError, match="`genes` has repeated names \\('b'\\)"):
+        Corpus([slide], list("abcdeb"))

@@ -22,7 +22,9 @@ class Corpus(Sequence[Slide]):
     slides
         The slides, with distinct names; their genes are ``genes``.
     genes
-        The vocabulary.
+        The vocabulary: at least two genes, none twice.
+    source
+        Number of the AnnData that each slide came from; by default each came from one of its own.
 
     Examples
     --------
@@ -34,9 +36,12 @@ class Corpus(Sequence[Slide]):
     (1, 100)
     """
 
-    def __init__(self, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray) -> None:
+    def __init__(
+        self, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray, *, source: Sequence[int] | None = None
+    ) -> None:
         self.slides = list(slides)
-        self.genes = np.asarray(genes, dtype=object)
+        self.genes = _check_vocabulary(genes)
+        self.source = list(range(len(self.slides)) if source is None else source)
         if not self.slides:
             raise ValueError("A corpus needs at least one slide, got none.")
         names = [slide.name for slide in self.slides]
@@ -64,6 +69,12 @@ class Corpus(Sequence[Slide]):
     def n_sites(self) -> int:
         """Number of sites over all slides."""
         return sum(slide.n_sites for slide in self.slides)
+
+    @property
+    def observation_order(self) -> np.ndarray:
+        """Permutation that brings observations, slide after slide, into the order of their AnnData, one after another."""
+        source = np.repeat(self.source, [len(slide.observation_index) for slide in self.slides])
+        return np.lexsort((np.concatenate([slide.observation_index for slide in self.slides]), source))
 
     @classmethod
     def from_anndata(
@@ -100,26 +111,29 @@ class Corpus(Sequence[Slide]):
         KeyError
             If a grid, a layer or the slide key is missing.
         ValueError
-            If counts are not raw, or a slide has no gene of the vocabulary.
+            If counts are not raw, the vocabulary repeats genes, or a slide has no gene of it.
         """
         adatas = _validate.check_anndatas(adatas)
-        genes = np.asarray(genes, dtype=object)
+        genes = _check_vocabulary(genes)
         for adata in adatas:
             _validate.check_counts(adata, layer)
             _validate.check_unique_names(adata, genes=True)
             _validate.check_gene_overlap(adata.var_names, genes)
-        slides = []
-        for adata in adatas:
+        slides, source = [], []
+        for number, adata in enumerate(adatas):
             for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
                 slides.append(
                     Slide.from_anndata(
                         adata, genes, name=name, observations=observations, layer=layer, grid_key=grid_key
                     )
                 )
-        return cls.with_unique_names(slides, genes)
+                source.append(number)
+        return cls.with_unique_names(slides, genes, source=source)
 
     @classmethod
-    def with_unique_names(cls, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray) -> Corpus:
+    def with_unique_names(
+        cls, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray, *, source: Sequence[int] | None = None
+    ) -> Corpus:
         """A corpus of slides some of which may be called the same: these get a number."""
         repeated = {name for name, count in Counter(slide.name for slide in slides).items() if count > 1}
         seen: Counter[str] = Counter()
@@ -129,7 +143,17 @@ class Corpus(Sequence[Slide]):
                 seen[slide.name] += 1
                 slide = replace(slide, name=f"{slide.name}-{seen[slide.name]}")
             named.append(slide)
-        return cls(named, genes)
+        return cls(named, genes, source=source)
+
+
+def _check_vocabulary(genes: Sequence[str] | np.ndarray) -> np.ndarray:
+    genes = np.asarray(genes, dtype=object)
+    if len(genes) < 2:
+        raise ValueError(f"`genes` has {len(genes)} genes, at least 2 are needed.")
+    repeated = [gene for gene, count in Counter(genes).items() if count > 1]
+    if repeated:
+        raise ValueError(f"`genes` has repeated names ({_validate.listing(repeated, 3)}): give each gene once.")
+    return genes
 
 
 def slide_observations(

@@ -115,7 +115,6 @@ def embed_slide(
     *,
     mode: EmbeddingMode,
     tile_size: int,
-    hide_share: float,
     n_repeats: int,
     n_genes: int | None,
     batch_size: int,
@@ -130,14 +129,12 @@ def embed_slide(
     slide
         The slide.
     mode
-        ``"visible"``: the site is seen; ``"context"``: each site is hidden once in every repeat, together with other
-        sites chosen at random; ``"both"``: side by side, each scaled to unit spread.
+        ``"visible"``: the site is seen; ``"context"``: it is hidden, together with a random half of the slide, and so is
+        the other half in a second pass; ``"both"``: side by side, each scaled to unit spread.
     tile_size
         Rows and columns of the windows.
-    hide_share
-        Share of the sites hidden together for the context embedding.
     n_repeats
-        Repetitions that are averaged: of the choice of sites hidden together, and of the draw of genes.
+        Repetitions that are averaged: of the random halves, and of the draw of genes.
     n_genes
         Genes drawn in each repeat in proportion to their variance on the slide; all genes when ``None``.
     batch_size
@@ -161,11 +158,9 @@ def embed_slide(
             nothing = np.zeros(slide.n_sites, dtype=bool)
             visible.append(site_vectors(module, slide, tokens, nothing, tiles, batch_size=batch_size))
         if mode != "visible":
-            n_groups = max(round(1 / hide_share), 2)
-            group = rng.permutation(slide.n_sites) % n_groups
+            half = rng.permutation(slide.n_sites) % 2 == 0
             vectors = torch.zeros_like(tokens)
-            for number in range(n_groups):
-                hidden = group == number
+            for hidden in (half, ~half):
                 shown = site_vectors(module, slide, tokens, hidden, tiles, batch_size=batch_size)
                 vectors[torch.as_tensor(hidden)] = shown[torch.as_tensor(hidden)]
             context.append(vectors)

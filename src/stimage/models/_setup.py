@@ -37,7 +37,8 @@ def corpus_of(
             raise ValueError(f"All AnnData must be set up alike, found layers {layers} and slide keys {keys}.")
         genes = select_genes(adatas, n_genes=n_pool_genes, layer=layers.pop(), slide_key=keys.pop()).genes
     parts = [Corpus.from_anndata(adata, genes=genes, **setup) for adata, setup in zip(adatas, setups, strict=True)]
-    return Corpus.with_unique_names([slide for part in parts for slide in part], genes)
+    source = [number for number, part in enumerate(parts) for _ in part]
+    return Corpus.with_unique_names([slide for part in parts for slide in part], genes, source=source)
 
 
 def manifest_of(corpus: Corpus) -> dict[str, Any]:
@@ -49,4 +50,9 @@ def manifest_of(corpus: Corpus) -> dict[str, Any]:
             "counts_sha256": [hashlib.sha256(slide.library_size.tobytes()).hexdigest() for slide in corpus],
         }
     )
-    return {"slides": slides, "vocabulary_sha256": hashlib.sha256("\n".join(corpus.genes).encode()).hexdigest()}
+    return {"slides": slides, "vocabulary_sha256": vocabulary_hash(corpus.genes)}
+
+
+def vocabulary_hash(genes: Sequence[str]) -> str:
+    """SHA-256 of gene names in their order."""
+    return hashlib.sha256("\n".join(genes).encode()).hexdigest()

@@ -19,7 +19,7 @@ from stimage.data._masking import MASKINGS, Masking
 from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
 from stimage.models._presets import PRESETS, Preset
 from stimage.models._region import RegionResult, reconstruct_region
-from stimage.models._setup import corpus_of, manifest_of
+from stimage.models._setup import corpus_of, manifest_of, vocabulary_hash
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig, load_checkpoint, save_checkpoint
 
@@ -114,6 +114,8 @@ class STImage:
         _validate.check_positive("n_genes", n_genes)
         _validate.check_positive("n_pool_genes", n_pool_genes)
 
+        if isinstance(data, Corpus) and genes is not None:
+            raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
         self.corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
         largest = max(self.corpus, key=lambda slide: min(slide.shape))
         if window > max(max(slide.shape) for slide in self.corpus):
@@ -235,7 +237,6 @@ class STImage:
         ValueError
             If early stopping is asked for without validation, or the slides are too small to hold out a block.
         """
-        from lightning import seed_everything
         from scvi.train import Trainer
 
         if validation_size is None:
@@ -246,11 +247,13 @@ class STImage:
             _validate.check_range("validation_size", validation_size, 0, 1)
         elif early_stopping:
             raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
+        corpus = self._corpus_for(None)
         if windows_per_epoch is None:
-            n_active = sum(int(slide.active.sum()) for slide in self.corpus)
+            n_active = sum(int(slide.active.sum()) for slide in corpus)
             windows_per_epoch = max(round(8 * n_active / self.spec.window**2), 2 * batch_size)
+        _validate.check_positive("windows_per_epoch", windows_per_epoch)
         data = WindowDataModule(
-            self.corpus,
+            corpus,
             self.spec,
             batch_size=batch_size,
             windows_per_epoch=windows_per_epoch,
@@ -273,7 +276,7 @@ class STImage:
             **trainer_kwargs,
         )
         with torch.random.fork_rng(devices=[]):
-            seed_everything(self.seed, verbose=False)
+            torch.manual_seed(self.seed)
             self.module.train()
             n_steps = max_epochs * math.ceil(windows_per_epoch / batch_size)
             trainer.fit(MaskedTrainingPlan(self.module, self.optimizer, n_steps=n_steps), data)
@@ -303,7 +306,8 @@ class STImage:
             ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it;
             ``"both"``: side by side, each scaled to unit spread.
         tile_size
-            Rows and columns of the windows, which overlap by half and are averaged. By default those of training.
+            Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
+            training, so that most sites have their surroundings on all sides.
         n_repeats
             How often the context embedding is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
         n_genes
@@ -321,21 +325,25 @@ class STImage:
         _validate.check_choice("mode", mode, EMBEDDING_MODES)
         _validate.check_positive("n_repeats", n_repeats)
         _validate.check_positive("batch_size", batch_size)
+        if tile_size is not None:
+            _validate.check_positive("tile_size", tile_size, smallest=2)
+        if n_genes is not None:
+            _validate.check_positive("n_genes", n_genes)
+        corpus = self._corpus_for(data)
         rows = []
-        for slide in self._slides_of(data):
+        for slide in corpus:
             sites = embed_slide(
                 self.module,
                 slide,
                 mode=mode,
-                tile_size=tile_size or self.spec.window,
-                hide_share=self.spec.mask_ratio,
+                tile_size=tile_size or 2 * self.spec.window,
                 n_repeats=n_repeats,
                 n_genes=n_genes,
                 batch_size=batch_size,
                 seed=seed,
             )
             rows.append(sites[slide.site_of_observation])
-        return np.concatenate(rows)
+        return np.concatenate(rows)[corpus.observation_order]
 
     def reconstruct(self, slide: Slide, hidden: np.ndarray, *, context: int = 8, batch_size: int = 8) -> np.ndarray:
         """Expression of hidden sites of a slide, predicted from the sites around them.
@@ -388,14 +396,19 @@ class STImage:
             "n_genes_shared": len(var_names.intersection(pd.Index(self.genes))),
         }
 
-    def _slides_of(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> list[Slide]:
+    def _corpus_for(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> Corpus:
         if data is None:
             if self.corpus is None:
                 raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STImage.load`.")
-            return self.corpus.slides
-        if isinstance(data, Corpus):
-            return data.slides
-        return corpus_of(data, self.genes).slides
+            return self.corpus
+        if not isinstance(data, Corpus):
+            return corpus_of(data, self.genes)
+        if not np.array_equal(data.genes, self.genes):
+            raise ValueError(
+                f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "
+                f"{_validate.listing(self.genes, 3)}): build it with `genes=model.genes`."
+            )
+        return data
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model as safetensors and JSON.
@@ -456,14 +469,14 @@ class STImage:
             model.is_trained = bool(config["is_trained"])
             model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
             model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
+            if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
+                raise ValueError("the checksum of the gene names does not match")
             model.module = MaskedAutoencoder(len(model.genes), model.autoencoder)
             model.module.load_state_dict(weights)
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
             raise ValueError(
                 f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error})."
             ) from error
         model.module.eval()
-        model.corpus = None
-        if data is not None:
-            model.corpus = data if isinstance(data, Corpus) else corpus_of(data, model.genes)
+        model.corpus = None if data is None else model._corpus_for(data)
         return model
