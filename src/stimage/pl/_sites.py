@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from stimage import _keys, _validate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class SlideSites:
+    """Where the sites of one slide are.
+
+    Parameters
+    ----------
+    name
+        Name of the slide.
+    observations
+        Positions of its observations in the AnnData (observations).
+    site
+        Site of each of them (observations).
+    index
+        Row and column of each site in the raster (sites x 2).
+    cells
+        Outline of each site's cell of the lattice, in image orientation (sites x corners x 2).
+    """
+
+    name: str
+    observations: np.ndarray
+    site: np.ndarray
+    index: np.ndarray
+    cells: np.ndarray
+
+
+def slide_sites(adata: AnnData, grid_key: str, *, slide_key: str | None = None) -> list[SlideSites]:
+    """Sites of every slide of an AnnData with a compact grid, placed as in the tissue image where that is known."""
+    from stimage.data._corpus import slide_observations
+
+    grid = _validate.check_grid(adata, grid_key)
+    spatial_key = str(adata.uns[grid_key]["params"]["spatial_key"])
+    slides = []
+    for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
+        keys = [_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
+        index, site = np.unique(adata.obs[keys].to_numpy()[observations], axis=0, return_inverse=True)
+        site = site.ravel()
+        facts = grid.loc[name]
+        cells = lattice_cells(index[:, 0], index[:, 1], layout=str(facts["layout"]), parity=int(facts["parity"]))
+        if spatial_key in adata.obsm:
+            cells = _in_tissue(cells, site, np.asarray(adata.obsm[spatial_key], dtype=float)[observations])
+        slides.append(SlideSites(name, observations, site, index, cells))
+    return slides
+
+
+def lattice_cells(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: int) -> np.ndarray:
+    """Cell of each site, in units of the site distance (sites x corners x 2): hexagons that tile the plane, or squares."""
+    from stimage.data import site_positions  # brings in torch
+
+    centres = site_positions(rows, cols, layout=layout, parity=parity)
+    return cells_around(centres, is_hex=layout == "hex")
+
+
+def cells_around(centres: np.ndarray, *, is_hex: bool) -> np.ndarray:
+    """Hexagons or squares (sites x corners x 2) around sites one unit apart (sites x 2)."""
+    if is_hex:
+        angle = np.pi / 6 + np.arange(6) * np.pi / 3
+        corners = np.column_stack([np.cos(angle), np.sin(angle)]) / np.sqrt(3)
+    else:
+        corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    return np.asarray(centres, dtype=float)[:, None] + corners
+
+
+def outline(cells: np.ndarray) -> np.ndarray:
+    """Border of the union of lattice cells: the edges that no two of them share (edges x 2 ends x 2)."""
+    edges = np.stack([cells, np.roll(cells, -1, axis=1)], axis=2).reshape(-1, 2, 2)
+    length = np.median(np.linalg.norm(edges[:, 1] - edges[:, 0], axis=1))
+    # Midpoints of different edges are at least half an edge apart, those of a shared one differ by rounding.
+    middle = edges.mean(axis=1)
+    neighbours = cKDTree(middle).query_ball_point(middle, 0.1 * length, return_length=True)
+    return edges[neighbours == 1]
+
+
+def observation_diameter(
+    adata: AnnData, coordinates: np.ndarray, name: str, *, grid_key: str, spatial_key: str
+) -> float:
+    """Diameter at which observations of a slide nearly touch: by the pitch of a lattice, else by density."""
+    grid = adata.uns.get(grid_key)
+    if grid is not None and grid["params"]["spatial_key"] == spatial_key and name in grid["slides"].index:
+        facts = grid["slides"].loc[name]
+        if facts["layout"] in ("hex", "square") and np.isfinite(facts["pitch"]):
+            return 0.95 * float(facts["pitch"])
+    distinct = np.unique(coordinates, axis=0)
+    if len(distinct) < 2:
+        return 1.0
+    distance = cKDTree(distinct).query(distinct, k=2)[0][:, 1]
+    narrow, typical, wide = np.quantile(distance, [0.1, 0.5, 0.9])
+    if wide <= 1.25 * narrow:
+        return 0.95 * float(typical)
+    # Cells scattered at random with density d have a median nearest distance of sqrt(ln 2 / (pi d)): the root gives
+    # 1 / sqrt(d), the side of the square that a cell has to itself.
+    return float(typical * np.sqrt(np.pi / np.log(2)) * 0.75)
+
+
+def _in_tissue(cells: np.ndarray, site: np.ndarray, spatial: np.ndarray) -> np.ndarray:
+    """Place cells in the tissue by the affine map from lattice to spatial coordinates that fits best."""
+    if not np.isfinite(spatial).all():
+        return cells
+    centres = cells.mean(axis=1)
+    mean = pd.DataFrame(spatial).groupby(site).mean().to_numpy()
+    design = np.column_stack([centres, np.ones(len(centres))])
+    affine, _, rank, _ = np.linalg.lstsq(design, mean, rcond=None)
+    off = np.linalg.norm(design @ affine - mean, axis=1)
+    pitch = np.sqrt(abs(np.linalg.det(affine[:2])))
+    # One row of sites, or positions that have nothing to do with the lattice: its own coordinates are the better map.
+    if rank < 3 or np.median(off) > 0.5 * pitch:
+        return cells
+    return cells @ affine[:2] + affine[2]
