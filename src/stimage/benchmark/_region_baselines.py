@@ -6,9 +6,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 
-def gene_mean(
-    expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, hidden: np.ndarray
-) -> np.ndarray:
+def gene_mean(expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Predict each hidden site by the mean of the visible ones.
 
     Parameters

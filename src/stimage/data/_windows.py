@@ -22,8 +22,8 @@ class WindowSpec:
     gene_selection
         How they are chosen, see :func:`select_window_genes`.
     masking
-        What is hidden: single sites, single values (``"site_gene"``), a contiguous region, or ``"mixed"``: sites in one
-        half of the windows and a region in the other.
+        What is hidden: single sites, single values (``"site_gene"``), a contiguous region, or ``"mixed"``: sites in two
+        of three windows and a region of half the share in the third.
     mask_ratio
         Share hidden.
     min_occupancy
@@ -190,10 +190,12 @@ def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.rand
     if spec.masking == "site_gene":
         hidden = (rng.random(expression.shape) < spec.mask_ratio) & observed[:, None] & gene_valid
     else:
-        masking = spec.masking
-        if masking == "mixed":
-            masking = "site" if rng.random() < 0.5 else "region"
-        hidden = draw_hidden_sites(observed.reshape(size, size), spec.mask_ratio, masking=masking, rng=rng).ravel()
+        masking, ratio = spec.masking, spec.mask_ratio
+        if masking == "mixed" and rng.random() < 2 / 3:
+            masking = "site"
+        elif masking == "mixed":
+            masking, ratio = "region", ratio / 2
+        hidden = draw_hidden_sites(observed.reshape(size, size), ratio, masking=masking, rng=rng).ravel()
     return Window(
         expression=expression,
         genes=genes,

@@ -54,7 +54,7 @@ class STImage:
         How they are drawn in each window: ``"weighted"`` by variance (the paper, Eq. 7), ``"hvg"`` or ``"random"``.
     masking
         ``"site"`` hides single sites, ``"site_gene"`` single values, ``"region"`` a contiguous region, ``"mixed"`` sites
-        in one half of the windows and a region in the other. By default what the preset says.
+        in two of three windows and a region of half the share in the third. By default what the preset says.
     mask_ratio
         Share hidden. By default what the preset says.
     preset

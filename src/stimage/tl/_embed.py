@@ -37,7 +37,8 @@ def embed(
         ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it, which is its
         surroundings' view of it; ``"both"``: side by side, each scaled to unit spread.
     tile_size
-        Rows and columns of the windows, which overlap by half and are averaged. By default those of training.
+        Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
+        training, so that most sites have their surroundings on all sides.
     n_repeats
         How often the context embedding is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
     n_genes
@@ -85,7 +86,7 @@ def embed(
     """
     _validate.check_anndata(adata)
     _validate.check_model(model, STImage)
-    options = {"mode": mode, "tile_size": tile_size or model.spec.window, "n_repeats": n_repeats, "seed": seed}
+    options = {"mode": mode, "tile_size": tile_size or 2 * model.spec.window, "n_repeats": n_repeats, "seed": seed}
     embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
     adata = adata.copy() if copy else adata
     adata.obsm[key_added] = embedding
