@@ -1,0 +1,83 @@
+import ast
+import inspect
+import pkgutil
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import version as installed_version
+from types import ModuleType
+
+import stimage
+from stimage.models._presets import PRESETS
+
+project = "stimage"
+author = "stimage developers"
+copyright = author
+version = release = installed_version("stimage")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+
+nb_execution_mode = "off"
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+# The pages are built without network, so names of other packages are no links.
+nitpick_ignore_regex = [
+    ("py:.*", r"(anndata|collections|lightning|matplotlib|np|numpy|pandas|pathlib|scipy|scvi|torch|typing)\..*"),
+    ("py:.*", r"[^.]*"),
+]
+
+html_theme = "sphinx_book_theme"
+html_title = "stimage"
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def preset_table() -> str:
+    """What the presets decide, as a Markdown table; read from the package, so that the page cannot go stale."""
+
+    def settings(name: str) -> dict[str, object]:
+        found = {}
+        for field in fields(PRESETS[name]):
+            value = getattr(PRESETS[name], field.name)
+            parts = {part.name: getattr(value, part.name) for part in fields(value)} if hasattr(value, "__dict__") else {}
+            found |= parts or {field.name: value}
+        return found
+
+    default, paper = settings("default"), settings("paper")
+    rows = [f"| `{key}` | {default[key]} | {paper[key]} |" for key in default]
+    return "\n".join(["| setting | `default` | `paper` |", "|---|---|---|", *rows])
+
+
+myst_substitutions = {"presets": preset_table()}
+
+
+def modules_of(package: ModuleType) -> list[ModuleType]:
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return [import_module(name) for name in names]
+
+
+# Some names in type hints are imported for type checkers only. With everything loaded they can be imported without
+# going round in circles, and the pages show what the hints stand for.
+for module in modules_of(stimage):
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            exec(compile(ast.Module(node.body, type_ignores=[]), str(module.__file__), "exec"), vars(module))
