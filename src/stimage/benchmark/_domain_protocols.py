@@ -90,7 +90,7 @@ def unsupervised_ari(embedding: np.ndarray, labels: np.ndarray, annotated: np.nd
     """
     from sklearn.metrics import adjusted_rand_score
 
-    from stimage.tl import cluster
+    from stimage.tl._clustering import cluster
 
     n_domains = len(np.unique(labels[annotated]))
     found, _ = cluster(embedding, n_domains, method="gmm", seed=seed)

@@ -1,9 +1,8 @@
 """Tools: AnnData in, model call, AnnData out."""
 
-from stimage.tl._clustering import cluster
 from stimage.tl._domains import domains
 from stimage.tl._embed import embed
 from stimage.tl._pretrain import pretrain
 from stimage.tl._reconstruct_region import reconstruct_region
 
-__all__ = ["cluster", "domains", "embed", "pretrain", "reconstruct_region"]
+__all__ = ["domains", "embed", "pretrain", "reconstruct_region"]

@@ -25,10 +25,7 @@ def cluster(
     embedding
         Vectors (observations x dimensions).
     n_clusters
-        Number of clusters. When ``None`` it is estimated: with a mixture or k-means, the number between 2 and 15 whose
-        clustering of a random half of the data agrees best with that of the other half (mean adjusted Rand index of
-        five splits, minus its standard error; the larger number among those within one standard error of the best);
-        with Leiden, what modularity at resolution 1 finds.
+        Number of clusters; estimated when ``None``, see :func:`stimage.tl.domains`.
     method
         ``"gmm"`` (tied covariance), ``"kmeans"`` or ``"leiden"``.
     n_components
@@ -41,15 +38,6 @@ def cluster(
     tuple
         Cluster of each observation, and the score of each number of clusters when it was estimated with a mixture or
         k-means.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from stimage.tl import cluster
-    >>> points = np.repeat([[0.0, 0.0], [5.0, 5.0]], 20, axis=0) + np.random.default_rng(0).normal(size=(40, 2))
-    >>> labels, _ = cluster(points, 2)
-    >>> np.unique(labels[:20]).size, np.unique(labels).size
-    (1, 2)
     """
     from sklearn.decomposition import PCA
 

@@ -30,7 +30,10 @@ def domains(
     adata
         AnnData with an embedding.
     n_domains
-        Number of domains. Estimated when not given, see :func:`stimage.tl.cluster`.
+        Number of domains. When not given it is estimated: with a mixture or k-means, the number between 2 and 15 whose
+        clustering of a random half of the observations agrees best with that of the other half (mean adjusted Rand index
+        of five splits; the largest number within one standard error of the best); with Leiden, what modularity at
+        resolution 1 finds.
     use_rep
         Key in ``obsm`` of the embedding.
     method

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    data: AnnData | Sequence[AnnData] | Corpus,
+    adatas: AnnData | Sequence[AnnData] | Corpus,
     *,
     genes: Sequence[str] | None = None,
     n_pool_genes: int = 2000,
@@ -46,7 +46,7 @@ def pretrain(
 
     Parameters
     ----------
-    data
+    adatas
         An AnnData or a list of them, each after :func:`stimage.pp.compact_grid`, or a :class:`stimage.data.Corpus`.
     genes
         Vocabulary; by default the ``n_pool_genes`` genes of :func:`stimage.pp.select_genes`, of a corpus all its genes.
@@ -116,12 +116,12 @@ def pretrain(
     ----------
     Spatial Transcriptomics as Images for Large-Scale Pretraining, Eqs. 6-8.
     """
-    if not isinstance(data, Corpus):
-        data = _validate.check_anndatas(data)
-        for adata in data:
+    if not isinstance(adatas, Corpus):
+        adatas = _validate.check_anndatas(adatas)
+        for adata in adatas:
             STImage.setup_anndata(adata, layer=layer, slide_key=slide_key, grid_key=grid_key)
     model = STImage(
-        data,
+        adatas,
         genes=genes,
         n_pool_genes=n_pool_genes,
         window=window,
