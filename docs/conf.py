@@ -1,7 +1,7 @@
 import ast
 import inspect
 import pkgutil
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from types import ModuleType
@@ -58,8 +58,7 @@ def preset_table() -> str:
         found = {}
         for field in fields(PRESETS[name]):
             value = getattr(PRESETS[name], field.name)
-            parts = {part.name: getattr(value, part.name) for part in fields(value)} if hasattr(value, "__dict__") else {}
-            found |= parts or {field.name: value}
+            found |= asdict(value) if is_dataclass(value) else {field.name: value}
         return found
 
     default, paper = settings("default"), settings("paper")
