@@ -23,6 +23,13 @@ def principal_components(
     -------
     numpy.ndarray
         Components (spots x components).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import principal_components
+    >>> principal_components(np.random.default_rng(0).normal(size=(20, 10)), 3).shape
+    (20, 3)
     """
     from sklearn.decomposition import PCA
 
@@ -47,6 +54,15 @@ def neighbor_mean(vectors: np.ndarray, positions: np.ndarray, n_spots: int) -> n
     -------
     numpy.ndarray
         Means (spots x dimensions).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import neighbor_mean
+    >>> neighbor_mean(np.array([[0.0], [1.0], [5.0]]), np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]), 2)
+    array([[0.5],
+           [0.5],
+           [3. ]])
     """
     _, nearest = cKDTree(positions).query(positions, k=min(n_spots, len(positions)))
     return vectors[nearest.reshape(len(positions), -1)].mean(axis=1)

@@ -22,6 +22,15 @@ def gene_mean(expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, h
     -------
     numpy.ndarray
         Prediction (hidden sites x genes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import gene_mean
+    >>> expression = np.array([[1.0], [2.0], [6.0]])
+    >>> positions = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> gene_mean(expression, positions, np.array([True, False, False]))
+    array([[4.]])
     """
     mean = np.asarray(expression[~hidden].mean(axis=0)).ravel()
     return np.tile(mean, (int(hidden.sum()), 1))
@@ -30,9 +39,32 @@ def gene_mean(expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, h
 def nearest_spots(
     expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, hidden: np.ndarray, *, n_neighbors: int = 16
 ) -> np.ndarray:
-    """Predict each hidden site by the mean of its nearest visible sites; see :func:`gene_mean` for the parameters.
+    """Predict each hidden site by the mean of its nearest visible sites.
 
-    Sixteen neighbours are what the paper compares with.
+    Parameters
+    ----------
+    expression
+        Expression (sites x genes); rows of hidden sites are not looked at.
+    positions
+        Physical positions (sites x 2).
+    hidden
+        Hidden sites (sites).
+    n_neighbors
+        Number of visible sites averaged; sixteen are what the paper compares with.
+
+    Returns
+    -------
+    numpy.ndarray
+        Prediction (hidden sites x genes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import nearest_spots
+    >>> expression = np.array([[1.0], [2.0], [6.0]])
+    >>> positions = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> nearest_spots(expression, positions, np.array([True, False, False]), n_neighbors=1)
+    array([[2.]])
     """
     visible = np.flatnonzero(~hidden)
     _, nearest = cKDTree(positions[visible]).query(positions[hidden], k=min(n_neighbors, len(visible)))
@@ -48,9 +80,32 @@ def nearest_spots(
 def inverse_distance(
     expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, hidden: np.ndarray, *, power: float = 2.0
 ) -> np.ndarray:
-    """Predict each hidden site by all visible sites, weighted by distance to the power of −2.
+    """Predict each hidden site by all visible sites, weighted by a negative power of their distance.
 
-    See :func:`gene_mean` for the parameters.
+    Parameters
+    ----------
+    expression
+        Expression (sites x genes); rows of hidden sites are not looked at.
+    positions
+        Physical positions (sites x 2).
+    hidden
+        Hidden sites (sites).
+    power
+        Visible sites weigh distance to the power of ``-power``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Prediction (hidden sites x genes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import inverse_distance
+    >>> expression = np.array([[1.0], [2.0], [6.0]])
+    >>> positions = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> inverse_distance(expression, positions, np.array([True, False, False]))
+    array([[2.8]])
     """
     visible = np.flatnonzero(~hidden)
     weights = cdist(positions[hidden], positions[visible]) ** -power

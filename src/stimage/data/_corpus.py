@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from stimage import _keys, _validate
 from stimage.data._slide import Slide
@@ -111,11 +112,13 @@ class Corpus(Sequence[Slide]):
         KeyError
             If a grid, a layer or the slide key is missing.
         ValueError
-            If counts are not raw, the vocabulary repeats genes, or a slide has no gene of it.
+            If counts are not raw, names are repeated, a slide has no gene of the vocabulary, no counts or less than two
+            observations.
         """
         adatas = _validate.check_anndatas(adatas)
         genes = _check_vocabulary(genes)
         for adata in adatas:
+            _validate.check_size(adata)
             _validate.check_counts(adata, layer)
             _validate.check_unique_names(adata, genes=True)
             _validate.check_gene_overlap(adata.var_names, genes)
@@ -134,7 +137,18 @@ class Corpus(Sequence[Slide]):
     def with_unique_names(
         cls, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray, *, source: Sequence[int] | None = None
     ) -> Corpus:
-        """A corpus of slides some of which may be called the same: these get a number."""
+        """A corpus of slides some of which may be called the same: these get a number.
+
+        Parameters
+        ----------
+        slides, genes, source
+            As for the class, but for names.
+
+        Returns
+        -------
+        Corpus
+            The slides, with distinct names.
+        """
         repeated = {name for name, count in Counter(slide.name for slide in slides).items() if count > 1}
         seen: Counter[str] = Counter()
         named = []
@@ -147,7 +161,12 @@ class Corpus(Sequence[Slide]):
 
 
 def _check_vocabulary(genes: Sequence[str] | np.ndarray) -> np.ndarray:
+    if isinstance(genes, str) or not isinstance(genes, Sequence | np.ndarray | pd.Index | pd.Series):
+        raise TypeError(f"`genes` must be a sequence of gene names, found {type(genes).__name__}.")
     genes = np.asarray(genes, dtype=object)
+    others = {type(gene).__name__ for gene in genes if not isinstance(gene, str)}
+    if others:
+        raise TypeError(f"`genes` must hold gene names, found {_validate.listing(sorted(others))} among them.")
     if len(genes) < 2:
         raise ValueError(f"`genes` has {len(genes)} genes, at least 2 are needed.")
     repeated = [gene for gene, count in Counter(genes).items() if count > 1]

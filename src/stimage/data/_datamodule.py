@@ -30,6 +30,16 @@ class WindowDataset(Dataset):
         How windows are cut.
     seed
         Seed of everything random.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> windows = sti.data.WindowDataset([slide], sti.data.WindowSpec(window=8, n_genes=64), seed=0)
+    >>> windows[0].expression.shape
+    (64, 64)
     """
 
     def __init__(self, slides: list[Slide], spec: WindowSpec, *, seed: int) -> None:
@@ -70,7 +80,28 @@ class EpochSampler(Sampler[int]):
 
 
 def collate_windows(windows: list[Window]) -> Batch:
-    """Stack windows into a batch of tensors."""
+    """Stack windows into a batch of tensors.
+
+    Parameters
+    ----------
+    windows
+        Windows of one size.
+
+    Returns
+    -------
+    dict
+        The fields of :class:`Window`, stacked along a first axis.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> windows = sti.data.WindowDataset([slide], sti.data.WindowSpec(window=8, n_genes=64), seed=0)
+    >>> sti.data.collate_windows([windows[0], windows[1]])["expression"].shape
+    torch.Size([2, 64, 64])
+    """
     return {
         field.name: torch.from_numpy(np.stack([getattr(window, field.name) for window in windows]))
         for field in fields(Window)
@@ -96,6 +127,17 @@ class WindowDataModule(lightning.LightningDataModule):
         Processes that cut windows; the windows do not depend on it.
     seed
         Seed of windows, genes, masks and split.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> corpus = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])
+    >>> spec = sti.data.WindowSpec(window=8, n_genes=64)
+    >>> windows = sti.data.WindowDataModule(corpus, spec, batch_size=4, windows_per_epoch=8)
+    >>> len(windows.train_dataloader())
+    2
     """
 
     def __init__(

@@ -36,6 +36,11 @@ def select_window_genes(
     numpy.ndarray
         Sorted indices of the chosen genes.
 
+    Raises
+    ------
+    ValueError
+        If the method is not known.
+
     Notes
     -----
     Weighted drawing takes the largest keys ``log(v + ε) + Gumbel noise``, which has exactly the distribution of drawing

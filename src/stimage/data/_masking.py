@@ -32,6 +32,14 @@ def draw_hidden_sites(
     -------
     numpy.ndarray
         Boolean image (rows x columns) of hidden sites, all of them observed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.data import draw_hidden_sites
+    >>> hidden = draw_hidden_sites(np.ones((4, 4), dtype=bool), 0.25, rng=np.random.default_rng(0))
+    >>> int(hidden.sum())
+    4
     """
     n_observed = int(observed.sum())
     n_hidden = min(max(round(ratio * n_observed), 1), n_observed - 1)

@@ -45,6 +45,15 @@ class Slide:
         Site of each of these observations (observations).
     centre
         Expression that counts as zero (genes); the mean over the active sites by default.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> slide.n_sites == adata.n_obs, slide.expression.shape[1]
+    (True, 100)
     """
 
     name: str
@@ -117,6 +126,11 @@ class Slide:
         ----------
         sites
             Boolean mask over the sites.
+
+        Returns
+        -------
+        Slide
+            Shares the expression with this one.
         """
         return replace(self, library_size=np.where(sites, 0, self.library_size))
 
@@ -148,12 +162,17 @@ class Slide:
         grid_key
             ``key_added`` of the grid.
 
+        Returns
+        -------
+        Slide
+            The slide; counts of observations on one site are added.
+
         Raises
         ------
         KeyError
             If there is no grid, or no slide of this name in it.
         ValueError
-            If the counts are not raw counts.
+            If the slide has one observation or no counts, or its observations do not fit the grid.
         """
         grid = _validate.check_grid(adata, grid_key)
         if name not in grid.index:
@@ -161,13 +180,22 @@ class Slide:
         facts = grid.loc[name]
         if observations is None:
             observations = np.arange(adata.n_obs)
+        if len(observations) < 2:
+            raise ValueError(
+                f"Slide {name!r} of `adata` has {len(observations)} observations, at least 2 are needed: remove it."
+            )
         counts = adata.layers[layer] if layer is not None else adata.X
         counts = sparse.csr_matrix(counts[observations], dtype=np.float32)
 
-        rows = adata.obs[_keys.grid_row(grid_key)].to_numpy()[observations]
-        cols = adata.obs[_keys.grid_col(grid_key)].to_numpy()[observations]
         shape = (int(facts["n_rows"]), int(facts["n_cols"]))
-        sites, site_of_observation = np.unique(rows.astype(np.int64) * shape[1] + cols, return_inverse=True)
+        flat = _flat_sites(adata, observations, shape, name, grid_key)
+        sites, site_of_observation = np.unique(flat, return_inverse=True)
+        if len(sites) < len(observations) and facts["layout"] != "bins":
+            raise ValueError(
+                f"{len(observations) - len(sites)} observations of slide {name!r} share a site with another in the grid "
+                f"`grid_key`={grid_key!r}: run `stimage.pp.compact_grid` again, with `slide_key=` if `adata` holds several "
+                "slides."
+            )
         if len(sites) < len(observations):
             ones = np.ones(len(observations), dtype=np.float32)
             gather = sparse.csr_matrix((ones, (site_of_observation, np.arange(len(observations)))))
@@ -178,6 +206,10 @@ class Slide:
         raster.flat[sites] = np.arange(len(sites))
 
         library_size = np.asarray(counts.sum(axis=1)).ravel()
+        if not library_size.any():
+            raise ValueError(
+                f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or pass the raw counts with `layer=`."
+            )
         names = adata.var_names.get_indexer(genes)
         measured = names >= 0
         scale = np.divide(COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=library_size > 0)
@@ -202,6 +234,22 @@ class Slide:
         )
 
 
+def _flat_sites(
+    adata: AnnData, observations: np.ndarray, shape: tuple[int, int], name: str, grid_key: str
+) -> np.ndarray:
+    """Site of some observations as a number in raster order."""
+    keys = (_keys.grid_row(grid_key), _keys.grid_col(grid_key))
+    index = [adata.obs[key].to_numpy(dtype=np.float64, na_value=np.nan)[observations] for key in keys]
+    fits = np.all([(part >= 0) & (part < n) & (part == np.rint(part)) for part, n in zip(index, shape, strict=True)], 0)
+    if not fits.all():
+        raise ValueError(
+            f"adata.obs[{keys[0]!r}] and adata.obs[{keys[1]!r}] of {int((~fits).sum())} observations (e.g. "
+            f"{_validate.listing(adata.obs_names[observations[~fits]], 3)}) are not in slide {name!r} of {shape[0]} x "
+            f"{shape[1]} sites: run `stimage.pp.compact_grid` again."
+        )
+    return (index[0] * shape[1] + index[1]).astype(np.int64)
+
+
 def site_positions(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: int = 0) -> np.ndarray:
     """Physical positions of raster sites, in units of the distance between neighbours.
 
@@ -221,6 +269,13 @@ def site_positions(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: i
     -------
     numpy.ndarray
         x and y of each site (sites x 2), float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.data import site_positions
+    >>> site_positions(np.array([0, 1]), np.array([0, 0]), layout="hex").round(2).tolist()
+    [[0.0, 0.0], [0.5, 0.8700000047683716]]
     """
     shift = 0.5 * ((rows + parity) % 2) if layout == "hex" else 0.0
     return np.stack([cols + shift, rows * ROW_SPACING.get(layout, 1.0)], axis=-1).astype(np.float32)

@@ -22,6 +22,16 @@ def principal_genes(slides: list[Slide], n_components: int) -> tuple[np.ndarray,
     tuple
         Axes (genes x components, orthonormal, largest variance first, signs fixed so that the entry of largest
         magnitude is positive) and the standard deviation along each of them (components).
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> axes, deviation = sti.data.principal_genes([slide], 10)
+    >>> axes.shape, deviation.shape
+    ((100, 10), (10,))
     """
     n_genes = slides[0].expression.shape[1]
     active = [slide.expression[slide.active] for slide in slides]

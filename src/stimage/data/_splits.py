@@ -26,6 +26,16 @@ def split_by_slide(slides: list[Slide], validation_size: float, *, seed: int = 0
     ------
     ValueError
         If there are fewer than two slides.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20, n_slides=3)
+    >>> sti.pp.compact_grid(adata, slide_key="slide")
+    >>> corpus = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])
+    >>> training, validation = sti.data.split_by_slide(list(corpus), 0.3)
+    >>> len(training), len(validation)
+    (2, 1)
     """
     if len(slides) < 2:
         raise ValueError(f"A split by slide needs at least two slides, got {len(slides)}; split by block instead.")
@@ -66,6 +76,16 @@ def split_by_block(
     ------
     ValueError
         If no place leaves at least a quarter of the slide to training.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> training, validation = sti.data.split_by_block(slide, 0.1, buffer=4)
+    >>> bool((training.active & validation.active).any())
+    False
     """
     tissue = slide.raster >= 0
     n_rows, n_cols = slide.shape

@@ -28,6 +28,12 @@ class WindowSpec:
         Share hidden.
     min_occupancy
         Smallest share of a window's sites that must have data.
+
+    Examples
+    --------
+    >>> from stimage.data import WindowSpec
+    >>> WindowSpec(window=8, masking="region").mask_ratio
+    0.3
     """
 
     window: int = 16
@@ -56,6 +62,17 @@ class Window:
         Sites hidden from the model (sites), or values hidden (sites x genes) with ``site_gene`` masking.
     positions
         Physical x and y of each site relative to the window's centre (sites x 2).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> window = sti.data.cut_window(slide, 4, 4, sti.data.WindowSpec(window=8, n_genes=64), np.random.default_rng(0))
+    >>> window.expression.shape, window.hidden.shape
+    ((64, 64), (64,))
     """
 
     expression: np.ndarray
@@ -84,6 +101,14 @@ def crop(image: np.ndarray, top: int, left: int, height: int, width: int, *, fil
     -------
     numpy.ndarray
         Image (height x width).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.data import crop
+    >>> crop(np.array([[1, 2], [3, 4]]), -1, 1, 2, 2)
+    array([[-1, -1],
+           [ 2, -1]])
     """
     patch = np.full((height, width), fill, dtype=image.dtype)
     row_start, row_stop = max(top, 0), min(top + height, image.shape[0])
@@ -109,6 +134,15 @@ def window_positions(slide: Slide, top: int, left: int, height: int, width: int)
     -------
     numpy.ndarray
         x and y of each site in units of the site distance (sites x 2).
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> sti.data.window_positions(slide, 0, 0, 4, 4).shape
+    (16, 2)
     """
     rows, cols = np.meshgrid(np.arange(top, top + height), np.arange(left, left + width), indexing="ij")
     positions = site_positions(rows.ravel(), cols.ravel(), layout=slide.layout, parity=slide.parity)
@@ -132,6 +166,16 @@ def window_origins(slide: Slide, window: int, min_occupancy: float) -> np.ndarra
     -------
     numpy.ndarray
         Top row and left column of each window (windows x 2).
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> top, left = sti.data.window_origins(slide, 16, 0.25)[0]
+    >>> int(top), int(left)
+    (0, 0)
     """
     active = np.zeros(slide.shape, dtype=np.int64)
     active[slide.raster >= 0] = slide.active[slide.raster[slide.raster >= 0]]
@@ -171,6 +215,18 @@ def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.rand
     -------
     Window
         The sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> spec = sti.data.WindowSpec(window=8, n_genes=64)
+    >>> window = sti.data.cut_window(slide, 4, 4, spec, np.random.default_rng(0))
+    >>> bool(window.hidden[~window.observed].any())
+    False
     """
     size = spec.window
     sites = crop(slide.raster, top, left, size, size).ravel()

@@ -77,7 +77,8 @@ def simulate_tissue(
 
     Returns
     -------
-    AnnData with counts in ``X`` (CSR, float32) and
+    AnnData
+        Counts in ``X`` (CSR, float32), and:
 
     ``obs["domain"]``
         Categorical, ``"domain_1"`` and so on; layers are in anatomical order.

@@ -16,6 +16,16 @@ class GeneTokens(nn.Module):
         Size of the vocabulary.
     dim
         Length of gene embeddings and tokens.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stimage.modules import GeneTokens
+    >>> tokens = GeneTokens(n_genes=100, dim=16)
+    >>> genes = torch.tensor([[3, 7, 42]])
+    >>> sites = tokens(torch.randn(1, 5, 3), genes)
+    >>> sites.shape, tokens.decode(sites, genes).shape
+    (torch.Size([1, 5, 16]), torch.Size([1, 5, 3]))
     """
 
     def __init__(self, n_genes: int, dim: int) -> None:
@@ -65,7 +75,18 @@ class GeneTokens(nn.Module):
         return self.normalise(expression @ self.embedding[genes])
 
     def normalise(self, projected: Tensor) -> Tensor:
-        """Tokens from expression that was already projected on the embeddings of all measured genes."""
+        """Tokens from expression that was already projected on the embeddings of all measured genes.
+
+        Parameters
+        ----------
+        projected
+            ``Σ_g x_g E[g]`` (... x dim).
+
+        Returns
+        -------
+        Tensor
+            Tokens (... x dim).
+        """
         return self.norm(projected)
 
     def decode(self, sites: Tensor, genes: Tensor) -> Tensor:
@@ -87,5 +108,16 @@ class GeneTokens(nn.Module):
         return latent @ self.output_embedding[genes].transpose(1, 2) + self.output_bias[genes].unsqueeze(1)
 
     def decode_all(self, sites: Tensor) -> Tensor:
-        """Centred expression of every gene of the vocabulary (... x genes)."""
+        """Centred expression of every gene of the vocabulary.
+
+        Parameters
+        ----------
+        sites
+            Site vectors (... x dim).
+
+        Returns
+        -------
+        Tensor
+            Predictions (... x genes).
+        """
         return self.output_projection(sites) @ self.output_embedding.T + self.output_bias

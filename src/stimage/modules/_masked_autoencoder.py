@@ -30,6 +30,12 @@ class AutoencoderConfig:
         Width of the decoder's feed-forward networks.
     dropout
         Dropout in all blocks.
+
+    Examples
+    --------
+    >>> from stimage.modules import AutoencoderConfig
+    >>> AutoencoderConfig(dim=64).n_heads
+    8
     """
 
     dim: int = 128
@@ -50,6 +56,16 @@ class MaskedAutoencoder(nn.Module):
         Size of the vocabulary.
     config
         Sizes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stimage.modules import AutoencoderConfig, MaskedAutoencoder
+    >>> module = MaskedAutoencoder(100, AutoencoderConfig(dim=16))
+    >>> tissue = torch.ones(1, 5, dtype=torch.bool)
+    >>> hidden = torch.tensor([[True, False, False, False, False]])
+    >>> module(torch.randn(1, 5, 16), torch.randn(1, 5, 2), tissue, hidden).shape
+    torch.Size([1, 5, 16])
     """
 
     def __init__(self, n_genes: int, config: AutoencoderConfig) -> None:
@@ -98,6 +114,11 @@ class MaskedAutoencoder(nn.Module):
         ----------
         batch
             Fields of :class:`stimage.data.Window`, stacked.
+
+        Returns
+        -------
+        Tensor
+            The loss (scalar).
         """
         expression, genes, hidden = batch["expression"], batch["genes"], batch["hidden"]
         if hidden.dim() == 3:

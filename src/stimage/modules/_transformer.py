@@ -21,6 +21,14 @@ class LocalAttention(nn.Module):
         Number of heads; divides ``dim``.
     dropout
         Dropout on the output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stimage.modules import LocalAttention
+    >>> attention = LocalAttention(dim=16, n_heads=4, dropout=0.0)
+    >>> attention(torch.randn(1, 5, 16), torch.randn(1, 5, 2), torch.ones(1, 5, dtype=torch.bool)).shape
+    torch.Size([1, 5, 16])
     """
 
     widths = (0.7, 16.0)
@@ -48,6 +56,11 @@ class LocalAttention(nn.Module):
             Physical positions in site distances (batch x sites x 2).
         visible
             Sites that may be looked at (batch x sites).
+
+        Returns
+        -------
+        Tensor
+            What each site gathered (batch x sites x dim).
         """
         batch, n_sites, dim = sites.shape
         query, key, value = self.projection(sites).view(batch, n_sites, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
@@ -100,6 +113,14 @@ class SiteTransformer(nn.Module):
         Width of the feed-forward networks.
     dropout
         Dropout after attention and feed-forward.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stimage.modules import SiteTransformer
+    >>> transformer = SiteTransformer(dim=16, n_layers=2, n_heads=4, dim_feedforward=32)
+    >>> transformer(torch.randn(1, 5, 16), torch.randn(1, 5, 2), torch.ones(1, 5, dtype=torch.bool)).shape
+    torch.Size([1, 5, 16])
     """
 
     def __init__(self, dim: int, n_layers: int, n_heads: int, dim_feedforward: int, dropout: float = 0.0) -> None:
@@ -112,7 +133,22 @@ class SiteTransformer(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, sites: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        """Transform site vectors (batch x sites x dim); only visible sites (batch x sites) are attended to."""
+        """Transform site vectors.
+
+        Parameters
+        ----------
+        sites
+            Site vectors (batch x sites x dim).
+        positions
+            Physical positions in site distances (batch x sites x 2).
+        visible
+            Sites that may be looked at (batch x sites).
+
+        Returns
+        -------
+        Tensor
+            Site vectors (batch x sites x dim).
+        """
         for block in self.blocks:
             sites = block(sites, positions, visible)
         return sites

@@ -46,7 +46,8 @@ def training(model: STImage, *, show: bool | None = None, save: str | Path | Non
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=2)
+    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 2, "enable_progress_bar": False}
+    >>> model = sti.tl.pretrain(adata, **options)
     >>> figure = sti.pl.training(model)
     """
     history = getattr(model, "history", None)

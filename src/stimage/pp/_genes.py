@@ -48,6 +48,13 @@ class GenePool:
     overlap
         One row per slide: ``n_observations``, ``n_genes``, ``candidates`` (genes that could be chosen), ``selected``
         (chosen genes that the slide measures) and ``fraction_selected`` (``selected`` over the size of the pool).
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> pool = sti.pp.select_genes(sti.datasets.simulate_tissue(n_rows=20, n_cols=20), n_genes=50)
+    >>> len(pool), pool.overlap["selected"].tolist()
+    (50, [50])
     """
 
     genes: list[str]
@@ -97,7 +104,8 @@ def select_genes(
 
     Returns
     -------
-    The chosen genes, a table of all candidates and the overlap of the slides' panels, as :class:`GenePool`.
+    GenePool
+        The chosen genes, a table of all candidates and the overlap of the slides' panels.
 
     Raises
     ------

@@ -75,7 +75,8 @@ def compact_grid(
 
     Returns
     -------
-    ``None``, or the copy. The following are written (for ``key_added="grid"``):
+    AnnData or None
+        With ``copy=True`` the copy. Writes (for ``key_added="grid"``):
 
     ``obs["grid_row"]``, ``obs["grid_col"]``
         Integer site (int32) of each observation; each slide starts at (0, 0).

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate
-from stimage.tl._clustering import METHODS, cluster
+from stimage.tl._clustering import CANDIDATES, METHODS, cluster
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,13 +75,24 @@ def domains(
     """
     _validate.check_anndata(adata)
     _validate.check_choice("method", method, METHODS)
+    _validate.check_positive("n_components", n_components)
+    _validate.check_seed(seed)
+    _validate.check_key_added(key_added)
     embedding = _validate.check_representation(adata, use_rep)
+    smallest = 2 * 2 * min(CANDIDATES)
+    if n_domains is None and method != "leiden" and adata.n_obs < smallest:
+        raise ValueError(
+            f"`n_domains` cannot be estimated from {adata.n_obs} observations, at least {smallest} are needed: pass it."
+        )
     if n_domains is not None:
         _validate.check_positive("n_domains", n_domains, smallest=2)
         if n_domains >= adata.n_obs:
-            raise ValueError(f"`n_domains`={n_domains} must be below the number of observations, {adata.n_obs}.")
+            raise ValueError(
+                f"`n_domains`={n_domains} must be below the number of observations, {adata.n_obs}: ask for fewer."
+            )
     labels, criterion = cluster(embedding, n_domains, method=method, n_components=n_components, seed=seed)
-    order = np.argsort(-np.bincount(labels), kind="stable")
+    _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
     names = np.argsort(order)[labels].astype(str)
     adata = adata.copy() if copy else adata
     categories = [str(number) for number in range(len(order))]

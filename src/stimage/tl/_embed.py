@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from stimage import _keys, _validate
 from stimage.models import STImage
+from stimage.models._setup import notes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,7 +76,8 @@ def embed(
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=1)
+    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
+    >>> model = sti.tl.pretrain(adata, **options)
     >>> sti.tl.embed(adata, model)
     >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 256)
     True
@@ -86,10 +88,15 @@ def embed(
     """
     _validate.check_anndata(adata)
     _validate.check_model(model, STImage)
-    options = {"mode": mode, "tile_size": tile_size or 2 * model.spec.window, "n_repeats": n_repeats, "seed": seed}
+    _validate.check_key_added(key_added)
+    if key_added == "setup":
+        raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
+    notes = notes_of(adata)
+    tile_size = 2 * model.spec.window if tile_size is None else tile_size
+    options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "seed": seed}
     embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
+    entry = {**model.provenance(adata.var_names), **options, "n_genes_drawn": n_genes or 0}
     adata = adata.copy() if copy else adata
     adata.obsm[key_added] = embedding
-    entry = {**model.provenance(adata.var_names), **options, "n_genes_drawn": n_genes or 0}
-    adata.uns[_keys.STIMAGE] = {**adata.uns.get(_keys.STIMAGE, {}), key_added: entry}
+    adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}
     return adata if copy else None

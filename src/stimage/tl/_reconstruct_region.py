@@ -74,7 +74,8 @@ def reconstruct_region(
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=1)
+    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
+    >>> model = sti.tl.pretrain(adata, **options)
     >>> sti.tl.reconstruct_region(adata, model, size=4)
     >>> sorted(adata.uns["stimage_region"]["errors"].columns)
     ['mae', 'mse', 'pearson']
@@ -85,6 +86,7 @@ def reconstruct_region(
     """
     _validate.check_anndata(adata)
     _validate.check_model(model, STImage)
+    _validate.check_key_added(key_added)
     result = model.reconstruct_region(adata, region=region, size=size, context=context, seed=seed)
     adata = adata.copy() if copy else adata
     adata.layers[key_added] = result.expression

@@ -34,6 +34,16 @@ def save_checkpoint(
         State dict.
     config
         JSON-compatible description of the model.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from stimage.train import load_checkpoint, save_checkpoint
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     save_checkpoint(directory, kind="Example", weights={"w": torch.ones(2)}, config={"genes": ["A", "B"]})
+    ...     weights, config = load_checkpoint(directory, kind="Example")
+    >>> weights["w"], config["genes"]
+    (tensor([1., 1.]), ['A', 'B'])
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -72,6 +82,13 @@ def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torc
         If the directory has no checkpoint.
     ValueError
         If it is of another kind or a newer version, truncated or altered.
+
+    Examples
+    --------
+    >>> from stimage.train import load_checkpoint
+    >>> load_checkpoint("nowhere", kind="STImage")
+    Traceback (most recent call last):
+    FileNotFoundError: No checkpoint in 'nowhere': it has no config.json.
     """
     directory = Path(directory)
     for name in (CONFIG, WEIGHTS):

@@ -23,6 +23,12 @@ class OptimizerConfig:
         Share of the steps in which the learning rate rises.
     gradient_clip
         Largest norm of the gradient.
+
+    Examples
+    --------
+    >>> from stimage.train import OptimizerConfig
+    >>> OptimizerConfig(learning_rate=1e-4).weight_decay
+    0.01
     """
 
     learning_rate: float = 5e-4
@@ -42,6 +48,15 @@ class MaskedTrainingPlan(lightning.LightningModule):
         How it is optimised.
     n_steps
         Steps of the whole training, for the schedule.
+
+    Examples
+    --------
+    >>> from stimage.modules import AutoencoderConfig, MaskedAutoencoder
+    >>> from stimage.train import MaskedTrainingPlan, OptimizerConfig
+    >>> module = MaskedAutoencoder(100, AutoencoderConfig(dim=16))
+    >>> plan = MaskedTrainingPlan(module, OptimizerConfig(), n_steps=10)
+    >>> plan.configure_optimizers()["lr_scheduler"]["interval"]
+    'step'
     """
 
     def __init__(self, module: MaskedAutoencoder, optimizer: OptimizerConfig, *, n_steps: int) -> None:
