@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from stimage import _keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,13 +35,13 @@ def check_anndata(adata: object, parameter: str = "adata") -> None:
         raise TypeError(f"`{parameter}` must be an AnnData, found {type(adata).__name__}.")
 
 
-def check_anndatas(adatas: AnnData | Sequence[AnnData]) -> list[AnnData]:
+def check_anndatas(adatas: AnnData | Sequence[AnnData], parameter: str = "adatas") -> list[AnnData]:
     """Return one AnnData or several as a list; raise ``TypeError`` for anything else and for an empty list."""
     adatas = list(adatas) if isinstance(adatas, list | tuple) else [adatas]
     if not adatas:
-        raise TypeError("`adatas` must be an AnnData or a list of them, found an empty list.")
+        raise TypeError(f"`{parameter}` must be an AnnData or a list of them, found an empty list.")
     for adata in adatas:
-        check_anndata(adata, "adatas")
+        check_anndata(adata, parameter)
     return adatas
 
 
@@ -48,6 +50,20 @@ def check_choice(parameter: str, value: object, options: Iterable[str]) -> None:
     options = list(options)
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"`{parameter}` must be one of {listing(options, len(options))}, found {value!r}.")
+
+
+def check_text(parameter: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{parameter}` must be a string, found {type(value).__name__}: pass the name of one key.")
+
+
+def check_key_added(value: object) -> None:
+    """Raise unless ``value`` can be a key of an AnnData that is written to a file."""
+    if not isinstance(value, str):
+        raise TypeError(f"`key_added` must be a string, found {type(value).__name__}.")
+    if not value or "/" in value:
+        raise ValueError(f"`key_added` must be a non-empty string without '/', found {value!r}: files need such keys.")
 
 
 def check_size(adata: AnnData, *, n_obs: int = 2, n_vars: int = 2) -> None:
@@ -74,6 +90,7 @@ def check_unique_names(adata: AnnData, *, genes: bool = False) -> None:
 
 def check_obs_key(adata: AnnData, key: object, parameter: str) -> pd.Series:
     """Return ``adata.obs[key]``; raise ``KeyError`` with the available columns when there is none."""
+    check_text(parameter, key)
     if key not in adata.obs.columns:
         raise KeyError(f"`{parameter}`={key!r} is not in adata.obs; available: {listing(adata.obs.columns, 30)}.")
     return adata.obs[key]
@@ -131,6 +148,8 @@ def slide_codes(adata: AnnData, slide_key: str | None) -> tuple[list[str], NDArr
 
 def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
     """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers."""
+    if layer is not None:
+        check_text("layer", layer)
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"`layer`={layer!r} is not in adata.layers; available: {listing(adata.layers.keys(), 30)}.")
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
@@ -175,9 +194,11 @@ def _blocks(matrix: NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix) -> Ite
 
 def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
     """Return the table of slides of a compact grid; raise ``KeyError`` when there is none, or it was cut apart."""
+    check_text("grid_key", grid_key)
     grid = adata.uns.get(grid_key)
-    columns = (f"{grid_key}_row", f"{grid_key}_col")
-    if grid is None or "slides" not in grid or any(column not in adata.obs for column in columns):
+    columns = (_keys.grid_row(grid_key), _keys.grid_col(grid_key))
+    complete = isinstance(grid, Mapping) and {"params", "slides"} <= set(grid)
+    if not complete or any(column not in adata.obs for column in columns):
         raise KeyError(
             f"No compact grid: adata.uns[{grid_key!r}], adata.obs[{columns[0]!r}] and adata.obs[{columns[1]!r}] are "
             f"needed (found uns keys {listing(adata.uns.keys(), 30)}): run `stimage.pp.compact_grid(adata)` first."
@@ -212,6 +233,13 @@ def check_positive(parameter: str, value: object, *, smallest: int = 1) -> None:
         raise ValueError(f"`{parameter}` must be at least {smallest}, found {value}.")
 
 
+def check_seed(seed: object) -> None:
+    """Raise unless ``seed`` is one that numpy, torch and scikit-learn all take."""
+    check_positive("seed", seed, smallest=0)
+    if seed >= 2**32:
+        raise ValueError(f"`seed` must be below 2**32, found {seed}.")
+
+
 def check_range(parameter: str, value: object, low: float, high: float) -> None:
     """Raise unless ``value`` is a number strictly between two bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
@@ -231,18 +259,26 @@ def check_model(model: object, kind: type) -> None:
 
 def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
     """Return the vectors in ``adata.obsm[use_rep]``, two-dimensional and finite."""
+    check_text("use_rep", use_rep)
     if use_rep not in adata.obsm:
         raise KeyError(
             f"`use_rep`={use_rep!r} is not in adata.obsm; available: {listing(adata.obsm.keys(), 30)}. Run "
             "`stimage.tl.embed(adata, model)` first."
         )
-    vectors = np.asarray(adata.obsm[use_rep])
-    if vectors.ndim != 2:
-        raise ValueError(f"adata.obsm[{use_rep!r}] must be two-dimensional, found shape {vectors.shape}.")
+    try:
+        vectors = adata.obsm[use_rep]
+        vectors = np.asarray(vectors.toarray() if sparse.issparse(vectors) else vectors, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"adata.obsm[{use_rep!r}] (`use_rep`) must hold numbers: {error}.") from error
+    if vectors.ndim != 2 or not vectors.shape[1]:
+        raise ValueError(
+            f"adata.obsm[{use_rep!r}] (`use_rep`) must have one row per observation and at least one column, found "
+            f"shape {vectors.shape}: pass the key of an embedding."
+        )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"adata.obsm[{use_rep!r}] has NaN or infinite values for {len(bad)} observations "
+            f"adata.obsm[{use_rep!r}] (`use_rep`) has NaN or infinite values for {len(bad)} observations "
             f"(e.g. {listing(adata.obs_names[bad], 3)}): embed them again or remove them."
         )
     return vectors

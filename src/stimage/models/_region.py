@@ -31,10 +31,20 @@ def observations_in_region(adata: AnnData, region: str | Sequence[str] | np.ndar
     """
     if isinstance(region, str):
         values = _validate.check_obs_key(adata, region, "region")
-        if values.dtype != bool:
-            raise ValueError(f"adata.obs[{region!r}] (`region`) must be boolean, found dtype {values.dtype}.")
-        mask = values.to_numpy()
+        if not pd.api.types.is_bool_dtype(values) or values.isna().any():
+            raise ValueError(
+                f"adata.obs[{region!r}] (`region`) must be boolean, found dtype {values.dtype}: make it a column of True "
+                "(hide) and False."
+            )
+        mask = values.to_numpy(dtype=bool)
     else:
+        if not isinstance(region, Sequence | np.ndarray | pd.Index | pd.Series):
+            raise TypeError(
+                "`region` must be a boolean mask, observation names or a key of adata.obs, found "
+                f"{type(region).__name__}."
+            )
+        if isinstance(region, pd.Series) and sorted(region.index.astype(str)) == sorted(adata.obs_names):
+            region = region.set_axis(region.index.astype(str)).reindex(adata.obs_names)
         values = np.asarray(region)
         if values.dtype == bool:
             if values.shape != (adata.n_obs,):
@@ -42,11 +52,17 @@ def observations_in_region(adata: AnnData, region: str | Sequence[str] | np.ndar
                     f"`region` has shape {values.shape}; a mask needs one value per observation: {adata.n_obs}."
                 )
             mask = values
+        elif values.dtype.kind in "iufc" and values.size:
+            raise TypeError(
+                f"`region` holds numbers (dtype {values.dtype}): pass a boolean mask, observation names or a key of "
+                "adata.obs."
+            )
         else:
             unknown = pd.Index(values.astype(str)).difference(adata.obs_names)
             if len(unknown):
                 raise KeyError(
-                    f"`region` names observations that adata does not have: {_validate.listing(unknown, 3)}."
+                    f"`region` names {len(unknown)} observations that adata does not have: "
+                    f"{_validate.listing(unknown, 3)}; its names are like {_validate.listing(adata.obs_names[:3])}."
                 )
             mask = adata.obs_names.isin(values.astype(str))
     if not mask.any() or mask.all():
@@ -72,6 +88,8 @@ def random_block(slides: list[Slide], size: int, seed: int) -> np.ndarray:
     n_sites = np.array([slide.n_sites for slide in larger])
     slide = larger[rng.choice(len(larger), p=n_sites / n_sites.sum())]
     origins = window_origins(slide, size, min_occupancy=0.9)
+    if not len(origins):  # blocks with a single site
+        origins = slide.site_index[slide.active]
     top, left = np.maximum(origins[rng.integers(len(origins))], 0)
     sites = slide.raster[top : top + size, left : left + size]
     return slide.observation_index[np.isin(slide.site_of_observation, sites[sites >= 0])]
@@ -160,6 +178,16 @@ class RegionResult:
         Errors of each gene over the hidden sites, see :func:`region_errors`.
     params
         What was asked for.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
+    >>> result = model.reconstruct_region(adata, size=4)
+    >>> result.expression.shape == adata.shape
+    True
     """
 
     masked: np.ndarray
@@ -181,6 +209,7 @@ def reconstruct_region(
     if (region is None) == (size is None):
         raise ValueError("Pass either `region` or `size`: what to hide, or how large a random block.")
     _validate.check_positive("context", context)
+    _validate.check_seed(seed)
     if region is not None:
         masked = observations_in_region(adata, region).copy()
     else:
@@ -197,7 +226,10 @@ def reconstruct_region(
         if not hidden.any():
             continue
         if not slide.active[~hidden].any():
-            raise ValueError(f"`region` hides all of slide {slide.name!r}: some of its sites must stay visible.")
+            raise ValueError(
+                f"`{'size' if region is None else 'region'}` hides every site with counts of slide {slide.name!r}: some "
+                "must stay visible, pass less."
+            )
         filled = np.zeros((slide.n_sites, len(model.genes)), dtype=np.float32)
         filled[hidden] = model.reconstruct(slide, hidden, context=context)
         prediction[slide.observation_index] = filled[slide.site_of_observation]

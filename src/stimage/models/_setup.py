@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stimage import _keys, _validate
 from stimage.data import Corpus
+from stimage.data._corpus import slide_observations
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def setup_of(adata: AnnData) -> dict[str, Any]:
     """Layer, slide key and grid key that :meth:`STImage.setup_anndata` noted, or the defaults."""
-    setup = adata.uns.get(_keys.STIMAGE, {}).get("setup", {})
+    setup = notes_of(adata).get("setup", {})
     return {
         "layer": setup.get("layer") or None,
         "slide_key": setup.get("slide_key") or None,
@@ -23,22 +24,65 @@ def setup_of(adata: AnnData) -> dict[str, Any]:
     }
 
 
-def corpus_of(
-    data: AnnData | Sequence[AnnData], genes: Sequence[str] | None = None, n_pool_genes: int | None = None
-) -> Corpus:
-    """Corpus of AnnData as they were set up, over given genes or over the pool selected for them."""
-    adatas = _validate.check_anndatas(data)
-    setups = [setup_of(adata) for adata in adatas]
-    if genes is None:
-        from stimage.pp import select_genes
+def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
+    """Raise unless an AnnData has the grid, the counts and the slides that ``setup`` names."""
+    notes_of(adata)
+    _validate.check_grid(adata, setup["grid_key"])
+    _validate.check_size(adata)
+    _validate.check_unique_names(adata, genes=True)
+    _validate.check_counts(adata, setup["layer"])
+    if setup["slide_key"] is not None:
+        _validate.check_obs_key(adata, setup["slide_key"], "slide_key")
 
-        layers, keys = {setup["layer"] for setup in setups}, {setup["slide_key"] for setup in setups}
-        if len(layers) > 1 or len(keys) > 1:
-            raise ValueError(f"All AnnData must be set up alike, found layers {layers} and slide keys {keys}.")
-        genes = select_genes(adatas, n_genes=n_pool_genes, layer=layers.pop(), slide_key=keys.pop()).genes
+
+def notes_of(adata: AnnData) -> dict[str, Any]:
+    """A copy of ``uns["stimage"]``; empty when there is none yet."""
+    notes = adata.uns.get(_keys.STIMAGE, {})
+    if not isinstance(notes, Mapping):
+        raise ValueError(
+            f"adata.uns[{_keys.STIMAGE!r}] holds a {type(notes).__name__} that stimage did not write: give it another key."
+        )
+    return dict(notes)
+
+
+def corpus_of(
+    data: AnnData | Sequence[AnnData],
+    genes: Sequence[str] | None = None,
+    n_pool_genes: int | None = None,
+    *,
+    parameter: str = "data",
+    setup: dict[str, Any] | None = None,
+) -> Corpus:
+    """Corpus of AnnData as they were set up, or as ``setup`` says, over given genes or the pool selected for them."""
+    adatas = _validate.check_anndatas(data, parameter)
+    setups = [setup or setup_of(adata) for adata in adatas]
+    if genes is None:
+        genes = _gene_pool(adatas, setups, n_pool_genes)
     parts = [Corpus.from_anndata(adata, genes=genes, **setup) for adata, setup in zip(adatas, setups, strict=True)]
     source = [number for number, part in enumerate(parts) for _ in part]
     return Corpus.with_unique_names([slide for part in parts for slide in part], genes, source=source)
+
+
+def _gene_pool(adatas: list[AnnData], setups: list[dict[str, Any]], n_genes: int | None) -> list[str]:
+    from stimage.pp import select_genes
+
+    layers = {setup["layer"] for setup in setups}
+    if len(layers) > 1:
+        raise ValueError(f"All AnnData must be set up alike, found layers {layers}.")
+    keys = []
+    for adata, setup in zip(adatas, setups, strict=True):
+        _validate.check_grid(adata, setup["grid_key"])
+        keys.append(setup["slide_key"] or str(adata.uns[setup["grid_key"]]["params"]["slide_key"]) or None)
+    layer = layers.pop()
+    if len(adatas) == 1:
+        return select_genes(adatas[0], n_genes=n_genes, layer=layer, slide_key=keys[0]).genes
+    # Genes are ranked within slides: each is passed on its own, so that the same slides in one AnnData or in several
+    # give the same genes.
+    slides = []
+    for adata, key, setup in zip(adatas, keys, setups, strict=True):
+        parts = slide_observations(adata, slide_key=key, grid_key=setup["grid_key"])
+        slides += [adata] if len(parts) == 1 else [adata[observations] for _, observations in parts]
+    return select_genes(slides, n_genes=n_genes, layer=layer).genes
 
 
 def manifest_of(corpus: Corpus) -> dict[str, Any]:

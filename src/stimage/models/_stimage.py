@@ -14,12 +14,13 @@ import torch
 
 from stimage import _keys, _validate
 from stimage.data import Corpus, Slide, WindowDataModule, WindowSpec, principal_genes
-from stimage.data._gene_selection import GENE_SELECTIONS, GeneSelection
-from stimage.data._masking import MASKINGS, Masking
+from stimage.data._gene_selection import GeneSelection
+from stimage.data._masking import Masking
 from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
+from stimage.models._options import check_model_options, check_training_options
 from stimage.models._presets import PRESETS, Preset
 from stimage.models._region import RegionResult, reconstruct_region
-from stimage.models._setup import corpus_of, manifest_of, vocabulary_hash
+from stimage.models._setup import check_setup, corpus_of, manifest_of, notes_of, vocabulary_hash
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig, load_checkpoint, save_checkpoint
 
@@ -79,7 +80,7 @@ class STImage:
     >>> sti.pp.compact_grid(adata)
     >>> sti.models.STImage.setup_anndata(adata)
     >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
-    >>> model.train(max_epochs=1)
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
     >>> model.get_latent_representation(mode="visible").shape == (adata.n_obs, 128)
     True
 
@@ -103,17 +104,19 @@ class STImage:
         spectral_start: bool | None = None,
         seed: int = 0,
     ) -> None:
-        _validate.check_choice("preset", preset, PRESETS)
-        _validate.check_choice("gene_selection", gene_selection, GENE_SELECTIONS)
+        check_model_options(
+            preset=preset,
+            gene_selection=gene_selection,
+            masking=masking,
+            mask_ratio=mask_ratio,
+            window=window,
+            n_genes=n_genes,
+            n_pool_genes=n_pool_genes,
+            seed=seed,
+        )
         chosen = PRESETS[preset]
         masking = chosen.masking if masking is None else masking
-        _validate.check_choice("masking", masking, MASKINGS)
         mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
-        _validate.check_range("mask_ratio", mask_ratio, 0, 1)
-        _validate.check_positive("window", window, smallest=2)
-        _validate.check_positive("n_genes", n_genes)
-        _validate.check_positive("n_pool_genes", n_pool_genes)
-
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
         self.corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
@@ -180,13 +183,9 @@ class STImage:
             If the counts are not raw counts.
         """
         _validate.check_anndata(adata)
-        _validate.check_grid(adata, grid_key)
-        _validate.check_counts(adata, layer)
-        if slide_key is not None:
-            _validate.check_obs_key(adata, slide_key, "slide_key")
-        entry = dict(adata.uns.get(_keys.STIMAGE, {}))
-        entry["setup"] = {"layer": layer or "", "slide_key": slide_key or "", "grid_key": grid_key}
-        adata.uns[_keys.STIMAGE] = entry
+        check_setup(adata, {"layer": layer, "slide_key": slide_key, "grid_key": grid_key})
+        setup = {"layer": layer or "", "slide_key": slide_key or "", "grid_key": grid_key}
+        adata.uns[_keys.STIMAGE] = {**notes_of(adata), "setup": setup}
 
     def train(
         self,
@@ -239,19 +238,21 @@ class STImage:
         """
         from scvi.train import Trainer
 
+        check_training_options(
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            windows_per_epoch=windows_per_epoch,
+            learning_rate=learning_rate,
+            validation_size=validation_size,
+            early_stopping=early_stopping,
+            num_workers=num_workers,
+        )
         if validation_size is None:
             validation_size = 0.1 if early_stopping else 0.0
-        _validate.check_positive("max_epochs", max_epochs)
-        _validate.check_positive("batch_size", batch_size)
-        if validation_size:
-            _validate.check_range("validation_size", validation_size, 0, 1)
-        elif early_stopping:
-            raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
         corpus = self._corpus_for(None)
         if windows_per_epoch is None:
             n_active = sum(int(slide.active.sum()) for slide in corpus)
             windows_per_epoch = max(round(8 * n_active / self.spec.window**2), 2 * batch_size)
-        _validate.check_positive("windows_per_epoch", windows_per_epoch)
         data = WindowDataModule(
             corpus,
             self.spec,
@@ -323,6 +324,7 @@ class STImage:
             Embedding (observations x 128 by default, twice that with ``"both"``), float32, in the order of the AnnData.
         """
         _validate.check_choice("mode", mode, EMBEDDING_MODES)
+        _validate.check_seed(seed)
         _validate.check_positive("n_repeats", n_repeats)
         _validate.check_positive("batch_size", batch_size)
         if tile_size is not None:
@@ -378,11 +380,42 @@ class STImage:
         context: int = 8,
         seed: int = 0,
     ) -> RegionResult:
-        """Hide a region of an AnnData and fill it in; see :func:`stimage.tl.reconstruct_region`."""
+        """Hide a region of an AnnData and fill it in, without writing to it.
+
+        Parameters
+        ----------
+        adata
+            AnnData after :func:`stimage.pp.compact_grid`.
+        region, size, context, seed
+            As in :func:`stimage.tl.reconstruct_region`.
+
+        Returns
+        -------
+        RegionResult
+            Which observations were hidden, the expression and its errors.
+
+        Raises
+        ------
+        KeyError
+            If there is no grid, or ``region`` names what does not exist.
+        ValueError
+            If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
+        """
         return reconstruct_region(self, adata, region=region, size=size, context=context, seed=seed)
 
     def provenance(self, var_names: pd.Index) -> dict[str, Any]:
-        """What to note beside a result: model id, version, vocabulary hash and gene overlap; h5ad-writable."""
+        """What to note beside a result.
+
+        Parameters
+        ----------
+        var_names
+            Genes of the AnnData that the result is written to.
+
+        Returns
+        -------
+        dict
+            Model id (hash of the weights), version, vocabulary hash and gene overlap; h5ad-writable.
+        """
         digest = hashlib.sha256()
         for name, tensor in self.module.state_dict().items():
             digest.update(name.encode())
@@ -450,6 +483,11 @@ class STImage:
             The checkpoint.
         data
             Slides for :meth:`train` and :meth:`get_latent_representation` without arguments.
+
+        Returns
+        -------
+        STImage
+            The model, as it was saved.
 
         Raises
         ------

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from stimage import _keys, _validate
 from stimage.data import Corpus
 from stimage.models import STImage
+from stimage.models._options import check_model_options, check_training_options
+from stimage.models._setup import check_setup, corpus_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -103,46 +105,62 @@ def pretrain(
     KeyError
         If a grid, layer or key is missing.
     ValueError
-        If counts are not raw, no window fits any slide, or slides have no gene in common.
+        If counts are not raw, no window fits any slide, or slides have no gene in common. The AnnData stay as they were
+        when training fails.
 
     Examples
     --------
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> model = sti.tl.pretrain(adata, window=8, n_pool_genes=200, n_genes=64, max_epochs=1)
+    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
+    >>> model = sti.tl.pretrain(adata, **options)
 
     References
     ----------
     Spatial Transcriptomics as Images for Large-Scale Pretraining, Eqs. 6-8.
     """
-    if not isinstance(adatas, Corpus):
-        adatas = _validate.check_anndatas(adatas)
+    model_options = {
+        "preset": preset,
+        "gene_selection": gene_selection,
+        "masking": masking,
+        "mask_ratio": mask_ratio,
+        "window": window,
+        "n_genes": n_genes,
+        "n_pool_genes": n_pool_genes,
+        "seed": seed,
+    }
+    training_options = {
+        "max_epochs": max_epochs,
+        "batch_size": batch_size,
+        "windows_per_epoch": windows_per_epoch,
+        "learning_rate": learning_rate,
+        "validation_size": validation_size,
+        "early_stopping": early_stopping,
+        "num_workers": num_workers,
+    }
+    check_model_options(**model_options)
+    check_training_options(**training_options)
+    setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key}
+    if isinstance(adatas, Corpus):
+        chosen = [
+            name
+            for name, value in {"genes": genes, "layer": layer, "slide_key": slide_key}.items()
+            if value is not None
+        ]
+        if chosen:
+            raise ValueError(
+                f"`{chosen[0]}` cannot be chosen for a corpus, which has its own: pass AnnData, or leave it out."
+            )
+        corpus = adatas
+    else:
+        adatas = _validate.check_anndatas(adatas, "adatas")
         for adata in adatas:
-            STImage.setup_anndata(adata, layer=layer, slide_key=slide_key, grid_key=grid_key)
-    model = STImage(
-        adatas,
-        genes=genes,
-        n_pool_genes=n_pool_genes,
-        window=window,
-        n_genes=n_genes,
-        gene_selection=gene_selection,
-        masking=masking,
-        mask_ratio=mask_ratio,
-        preset=preset,
-        spectral_start=spectral_start,
-        seed=seed,
-    )
-    model.train(
-        max_epochs,
-        batch_size=batch_size,
-        windows_per_epoch=windows_per_epoch,
-        learning_rate=learning_rate,
-        validation_size=validation_size,
-        early_stopping=early_stopping,
-        accelerator=accelerator,
-        devices=devices,
-        num_workers=num_workers,
-        **trainer_kwargs,
-    )
+            check_setup(adata, setup)
+        corpus = corpus_of(adatas, genes, n_pool_genes, setup=setup)
+    model = STImage(corpus, spectral_start=spectral_start, **model_options)
+    model.train(accelerator=accelerator, devices=devices, **training_options, **trainer_kwargs)
+    if corpus is not adatas:
+        for adata in adatas:
+            STImage.setup_anndata(adata, **setup)
     return model
