@@ -2,7 +2,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from slides import within_binomial_bound
@@ -51,6 +51,7 @@ def test_random_draws_are_uniform():
     assert within_binomial_bound(np.bincount(drawn, minlength=5), n_draws, 2 / 5)
 
 
+@settings(deadline=None)
 @given(variances, st.integers(1, 40))
 def test_hvg_takes_the_highest_variances(variance, n_genes):
     chosen = select_window_genes(variance, n_genes, method="hvg", rng=np.random.default_rng(0))
@@ -58,6 +59,7 @@ def test_hvg_takes_the_highest_variances(variance, n_genes):
     assert chosen.tolist() == sorted(ranked[:n_genes])
 
 
+@settings(deadline=None)
 @given(variances, st.integers(1, 40), st.sampled_from(["weighted", "hvg", "random"]), st.integers(0, 99))
 def test_genes_are_distinct_sorted_and_set_by_the_seed(variance, n_genes, method, seed):
     first, second = (

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -9,6 +9,7 @@ images = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 ratios = st.floats(0.01, 0.99)
 
 
+@settings(deadline=None)
 @given(images, ratios, st.sampled_from(["site", "region"]), st.integers(0, 99))
 def test_some_observed_sites_are_hidden_and_some_stay(observed, ratio, masking, seed):
     assume(observed.sum() >= 2)

@@ -18,7 +18,7 @@ from stimage.data import (
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 5), st.sampled_from([0.05, 0.1, 0.2]), st.sampled_from([0.0, 0.3]))
 def test_no_training_site_comes_within_the_buffer(seed, buffer, validation_size, holes):
     slide = random_slide(24, 26, holes=holes, seed=seed)
@@ -46,13 +46,13 @@ def test_training_windows_show_nothing_of_the_block():
 def test_training_does_not_depend_on_the_block():
     slide = random_slide(24, 24, seed=3)
     corpus = Corpus([slide], list("abcdef"))
-    settings = {"batch_size": 4, "windows_per_epoch": 8, "validation_size": 0.1}
-    data = WindowDataModule(corpus, WindowSpec(window=4, n_genes=3), **settings)
+    options = {"batch_size": 4, "windows_per_epoch": 8, "validation_size": 0.1}
+    data = WindowDataModule(corpus, WindowSpec(window=4, n_genes=3), **options)
     left = np.isin(np.arange(slide.n_sites), data.training_slides[0].raster)
     changed = slide.expression.toarray()
     changed[~left] += 5
     changed = replace(slide, expression=type(slide.expression)(changed))
-    other = WindowDataModule(Corpus([changed], corpus.genes), data.spec, **settings)
+    other = WindowDataModule(Corpus([changed], corpus.genes), data.spec, **options)
     np.testing.assert_array_equal(other.training_slides[0].gene_mean, data.training_slides[0].gene_mean)
     np.testing.assert_array_equal(other.validation_slides[0].gene_mean, data.training_slides[0].gene_mean)
     assert (other.validation_slides[0].expression != data.validation_slides[0].expression).nnz
@@ -72,6 +72,7 @@ def test_too_small_for_a_block():
         split_by_block(random_slide(8, 8), 0.1, buffer=6)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 20))
 def test_slides_go_to_one_side(n_slides, validation_size, seed):
     slides = [random_slide(2, 2, name=str(i)) for i in range(n_slides)]

@@ -1,9 +1,10 @@
 import hashlib
 import json
-import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -172,19 +173,22 @@ def test_a_config_that_cannot_be_written_leaves_the_old_checkpoint(checkpoint):
     assert_whole(checkpoint)
 
 
+KILLED = """
+import resource, signal, sys
+import torch
+from stimage.train import save_checkpoint
+
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+save_checkpoint(sys.argv[1], kind="STImage", weights={"large": torch.ones(1_000_000)}, config={})
+"""
+
+
 def test_a_killed_write_leaves_the_old_checkpoint(checkpoint):
-    # A child stops for good while it writes the weights, as at a power cut: nothing is cleaned up.
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            save_checkpoint(checkpoint, kind="STImage", weights={"large": torch.ones(1_000_000)}, config={})
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    # The process dies while it writes the weights, as at a power cut: nothing is cleaned up.
+    child = subprocess.run([sys.executable, "-c", KILLED, checkpoint], timeout=120, check=False)
+    assert child.returncode == -signal.SIGXFSZ
     assert_whole(checkpoint)
     save_checkpoint(checkpoint, kind="STImage", weights=WEIGHTS, config=CONFIG)
     assert_whole(checkpoint)
