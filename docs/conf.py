@@ -1,10 +1,13 @@
 import ast
 import inspect
 import pkgutil
+import shutil
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from types import ModuleType
+from typing import get_type_hints
 
 import stimage
 from stimage.models._presets import PRESETS
@@ -18,10 +21,10 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
@@ -31,14 +34,15 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "su
 myst_heading_anchors = 3
 
 autosummary_generate = True
+# Pages of names that are gone would stay, and fail the build.
+shutil.rmtree(Path(__file__).parent / "api" / "generated", ignore_errors=True)
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = False
-napoleon_use_rtype = False
 
-# The pages are built without network, so names of other packages are no links.
+# The pages are built, and can be read, without network: names of other packages are no links, MathJax comes along.
 nitpick_ignore_regex = [
     ("py:.*", r"(anndata|collections|lightning|matplotlib|np|numpy|pandas|pathlib|scipy|scvi|torch|typing)\..*"),
     ("py:.*", r"[^.]*"),
@@ -46,7 +50,7 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "stimage"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -80,3 +84,6 @@ for module in modules_of(stimage):
     for node in ast.parse(inspect.getsource(module)).body:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             exec(compile(ast.Module(node.body, type_ignores=[]), str(module.__file__), "exec"), vars(module))
+    for value in vars(module).values():
+        if inspect.isclass(value) and value.__module__ == module.__name__ and "__init__" in vars(value):
+            value.__init__.__annotations__ = get_type_hints(value.__init__)
