@@ -63,7 +63,8 @@ def split_by_block(
     buffer
         Rows and columns around the block that are left out of training.
     seed
-        Seed of the block's position: among random places the one that leaves most sites to training is used.
+        Seed of the block's position: the first of the random places that leave nearly as many sites to training as the
+        best of them.
     n_candidates
         Number of places tried.
 
@@ -92,22 +93,22 @@ def split_by_block(
     height = max(1, round(n_rows * np.sqrt(validation_size)))
     width = max(1, round(n_cols * np.sqrt(validation_size)))
     rng = np.random.default_rng(seed)
-    best, best_left = None, 0
+    places = []
     for _ in range(n_candidates):
         top, left = rng.integers(n_rows - height + 1), rng.integers(n_cols - width + 1)
         block = np.zeros(slide.shape, dtype=bool)
         block[top : top + height, left : left + width] = True
         near = np.zeros(slide.shape, dtype=bool)
         near[max(top - buffer, 0) : top + height + buffer, max(left - buffer, 0) : left + width + buffer] = True
-        n_validation, n_left = int((tissue & block).sum()), int((tissue & ~near).sum())
-        if n_validation >= 0.5 * validation_size * tissue.sum() and n_left > best_left:
-            best, best_left = (block, near), n_left
-    if best is None or best_left < 0.25 * tissue.sum():
+        if (tissue & block).sum() >= 0.5 * validation_size * tissue.sum():
+            places.append((int((tissue & ~near).sum()), block, near))
+    best_left = max((n_left for n_left, _, _ in places), default=0)
+    if best_left < 0.25 * tissue.sum():
         raise ValueError(
             f"Slide {slide.name!r} ({n_rows} x {n_cols} sites) is too small to hold out a block of {validation_size:.0%} "
             f"with a buffer of {buffer} sites: at most {best_left / tissue.sum():.0%} would be left for training. Train "
             "without validation (`validation_size=0`), use a smaller window, or validate on whole slides."
         )
-    block, near = best
+    _, block, near = next(place for place in places if place[0] >= 0.9 * best_left)
     training = slide.restrict(~near)
     return training, slide.restrict(block, centre=training.gene_mean)

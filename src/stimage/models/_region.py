@@ -108,8 +108,14 @@ def region_errors(prediction: np.ndarray, truth: np.ndarray, genes: np.ndarray) 
     Returns
     -------
     pandas.DataFrame
-        Indexed by gene: ``mse``, ``mae`` and ``pearson``; the latter is NaN for a gene that is constant in either.
+        Indexed by gene: ``mse``, ``mae`` and ``pearson``; the latter is NaN for a gene that is constant in either,
+        everything is NaN without hidden sites.
     """
+    index = pd.Index(genes.astype(str), dtype=object)
+    if not len(truth):
+        return pd.DataFrame(np.nan, index=index, columns=["mse", "mae", "pearson"])
+    # Double precision, so that a constant gene has no variance from rounding.
+    prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     difference = prediction - truth
     centred = [values - values.mean(axis=0) for values in (prediction, truth)]
     norms = [np.sqrt((values**2).sum(axis=0)) for values in centred]
@@ -121,7 +127,7 @@ def region_errors(prediction: np.ndarray, truth: np.ndarray, genes: np.ndarray) 
             "mae": np.abs(difference).mean(axis=0),
             "pearson": (centred[0] * centred[1]).sum(axis=0) / scale,
         },
-        index=pd.Index(genes.astype(str), dtype=object),
+        index=index,
     )
 
 

@@ -324,6 +324,8 @@ class STImage:
             Embedding (observations x 128 by default, twice that with ``"both"``), float32, in the order of the AnnData.
         """
         _validate.check_choice("mode", mode, EMBEDDING_MODES)
+        if mode != "visible":
+            self._check_hides_sites(f"`mode={mode!r}`", "pass `mode='visible'`")
         _validate.check_seed(seed)
         _validate.check_positive("n_repeats", n_repeats)
         _validate.check_positive("batch_size", batch_size)
@@ -366,6 +368,7 @@ class STImage:
         numpy.ndarray
             log1p of counts per 10,000 (hidden sites x genes).
         """
+        self._check_hides_sites("Reconstruction", "train with another `masking`")
         tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
         return reconstruct_slide(
             self.module, slide, hidden, context=context, tile_size=tile_size, batch_size=batch_size
@@ -402,6 +405,12 @@ class STImage:
             If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
         """
         return reconstruct_region(self, adata, region=region, size=size, context=context, seed=seed)
+
+    def _check_hides_sites(self, what: str, advice: str) -> None:
+        if self.spec.masking == "site_gene":
+            raise ValueError(
+                f"{what} hides sites, which a model trained with `masking='site_gene'` never saw: {advice}."
+            )
 
     def provenance(self, var_names: pd.Index) -> dict[str, Any]:
         """What to note beside a result.

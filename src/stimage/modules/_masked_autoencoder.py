@@ -101,9 +101,13 @@ class MaskedAutoencoder(nn.Module):
             only what its surroundings say of it.
         """
         masked = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        # Hidden sites look at visible ones and are looked at by none: however many are hidden, and however far they are
+        # from the next visible site, attention stays what it was in training.
+        visible = tissue & ~hidden
+        visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
-            return self.norm(self.encoder(masked, positions, tissue))
-        encoded = self.encoder(tokens, positions, tissue & ~hidden)
+            return self.norm(self.encoder(masked, positions, visible))
+        encoded = self.encoder(tokens, positions, visible)
         encoded = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), encoded)
         return self.norm(self.decoder(encoded, positions, tissue))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -105,4 +106,10 @@ def _leiden(vectors: np.ndarray, n_clusters: int | None, seed: int) -> np.ndarra
         if found == n_clusters:
             break
         low, high = (middle, high) if found < n_clusters else (low, middle)
+    if closest.max() + 1 != n_clusters:
+        warnings.warn(
+            f"Leiden found {closest.max() + 1} domains, not the {n_clusters} of `n_domains`: no resolution gives as many. "
+            "Use another `method`.",
+            stacklevel=4,
+        )
     return closest
