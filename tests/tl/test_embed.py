@@ -1,0 +1,173 @@
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import assert_unchanged
+from scipy import sparse
+
+from stimage import pp, tl
+
+MODES = ["visible", "context", "both"]
+
+
+def embedding(adata, model, **options):
+    return tl.embed(adata, model, copy=True, **options).obsm["X_stimage"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_written(slide, model, mode):
+    before = slide.copy()
+    assert tl.embed(slide, model, mode=mode) is None
+    dim = model.autoencoder.dim
+    vectors = slide.obsm["X_stimage"]
+    assert vectors.shape == (slide.n_obs, 2 * dim if mode == "both" else dim)
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+    np.testing.assert_array_equal(vectors, model.get_latent_representation(slide, mode=mode))
+    entry = slide.uns["stimage"]["X_stimage"]
+    assert (entry["mode"], entry["seed"], entry["tile_size"], entry["n_genes_drawn"]) == (mode, 0, 12, 0)
+    assert (entry["n_genes_vocabulary"], entry["n_genes_shared"]) == (40, 40)
+    assert entry["vocabulary_sha256"] == model.manifest["vocabulary_sha256"]
+    del slide.obsm["X_stimage"], slide.uns["stimage"]
+    with assert_unchanged(before):
+        pass
+    pd.testing.assert_frame_equal(slide.obs, before.obs)
+    assert list(slide.uns) == list(before.uns)
+    assert (slide.X != before.X).nnz == 0
+
+
+def test_copy(slide, model):
+    with assert_unchanged(slide):
+        copy = tl.embed(slide, model, key_added="X_other", copy=True)
+    assert set(copy.obsm) - set(slide.obsm) == {"X_other"}
+    assert list(copy.uns["stimage"]) == ["X_other"]
+    tl.embed(copy, model, key_added="X_again", mode="visible")
+    assert sorted(copy.uns["stimage"]) == ["X_again", "X_other"]
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_written_to_a_file(slide, model, tmp_path, form):
+    tl.embed(slide, model, n_genes=10)
+    tl.reconstruct_region(slide, model, size=3)
+    tl.domains(slide, method="kmeans")
+    path = tmp_path / f"slide.{form}"
+    getattr(slide, f"write_{form}")(path)
+    read = getattr(anndata, f"read_{form}")(path)
+    np.testing.assert_array_equal(read.obsm["X_stimage"], slide.obsm["X_stimage"])
+    np.testing.assert_array_equal(read.layers["stimage_region"].toarray(), slide.layers["stimage_region"].toarray())
+    pd.testing.assert_frame_equal(read.obs[slide.obs.columns], slide.obs)
+    assert read.uns["stimage"]["X_stimage"] == slide.uns["stimage"]["X_stimage"]
+    assert read.uns["stimage_region"]["params"] == slide.uns["stimage_region"]["params"]
+    assert read.uns["stimage_domain"]["params"] == slide.uns["stimage_domain"]["params"]
+    for key, table in (("stimage_region", "errors"), ("stimage_domain", "criterion")):
+        pd.testing.assert_frame_equal(read.uns[key][table], slide.uns[key][table], check_index_type=False)
+    np.testing.assert_array_equal(embedding(read, model), embedding(slide, model))
+    tl.domains(read, method="kmeans", key_added="again")
+    assert (read.obs["again"] == slide.obs["stimage_domain"]).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cells_in_bins_have_the_embedding_of_the_pooled_bin(cells, model, mode):
+    bins = cells.obs.groupby(["grid_row", "grid_col"]).indices
+    assert len(bins) < cells.n_obs / 2
+    pooled = anndata.AnnData(np.array([cells.X[members].toarray().sum(axis=0) for members in bins.values()]))
+    pooled.var_names = cells.var_names
+    pooled.obs["array_row"], pooled.obs["array_col"] = np.array(list(bins)).T
+    pp.compact_grid(pooled, layout="square")
+    expected = embedding(pooled, model, mode=mode)
+    found = embedding(cells, model, mode=mode)
+    assert len(found) == cells.n_obs
+    for row, members in zip(expected, bins.values(), strict=True):
+        np.testing.assert_allclose(found[members], np.tile(row, (len(members), 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_interleaved_slides_are_embedded_apart(pair, parts, model, mode):
+    found = embedding(pair, model, mode=mode)
+    for name, part in zip(pair.obs["slide"].cat.categories, parts, strict=True):
+        np.testing.assert_allclose(found[pair.obs["slide"] == name], embedding(part, model, mode=mode), atol=1e-5)
+
+
+def test_views(slide, model):
+    some = np.random.default_rng(0).permutation(slide.n_obs)[:60]
+    expected = embedding(slide[some].copy(), model)
+    with assert_unchanged(slide):
+        np.testing.assert_array_equal(embedding(slide[some], model), expected)
+        view = slide[some]
+        tl.embed(view, model)
+    np.testing.assert_array_equal(view.obsm["X_stimage"], expected)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda counts: counts.toarray(),
+        lambda counts: np.asfortranarray(counts.toarray()),
+        lambda counts: counts.toarray().astype(np.int64),
+        lambda counts: counts.toarray().astype(np.uint16),
+        lambda counts: counts.tocsc(),
+        lambda counts: counts.astype(np.int32),
+        lambda counts: counts.astype(np.float64),
+        lambda counts: sparse.csr_array(counts),
+    ],
+)
+def test_storage_of_counts_does_not_matter(slide, model, convert):
+    expected, filled = embedding(slide, model), tl.reconstruct_region(slide, model, size=3, copy=True)
+    slide.X = convert(slide.X)
+    before = slide.X.copy()
+    np.testing.assert_allclose(embedding(slide, model), expected, atol=1e-5)
+    other = tl.reconstruct_region(slide, model, size=3, copy=True)
+    np.testing.assert_allclose(
+        other.layers["stimage_region"].toarray(), filled.layers["stimage_region"].toarray(), atol=1e-4
+    )
+    tl.embed(slide, model)
+    tl.reconstruct_region(slide, model, size=3)
+    assert type(slide.X) is type(before)
+    assert slide.X.dtype == before.dtype
+    assert not (slide.X != before).sum()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_spots_without_counts_get_a_vector(slide, model, mode):
+    empty = [3, 40, 41, 80]
+    counts = slide.X.toarray()
+    counts[empty] = 0
+    slide.X = sparse.csr_matrix(counts)
+    vectors = embedding(slide, model, mode=mode)
+    assert np.isfinite(vectors).all()
+    assert np.abs(vectors[empty]).sum(axis=1).min() > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_genes_in_another_order_and_genes_without_counts(slide, model, mode):
+    expected = embedding(slide, model, mode=mode)
+    shuffled = slide[:, np.random.default_rng(0).permutation(slide.n_vars)].copy()
+    np.testing.assert_allclose(embedding(shuffled, model, mode=mode), expected, atol=1e-5)
+    unknown = anndata.AnnData(sparse.csr_matrix((slide.n_obs, 5), dtype=np.float32), obs=slide.obs[[]])
+    unknown.var_names = [f"unknown{number}" for number in range(5)]
+    wider = anndata.concat([unknown, slide], axis=1, merge="first")
+    wider.obs, wider.uns["grid"] = slide.obs, slide.uns["grid"]
+    np.testing.assert_allclose(embedding(wider, model, mode=mode), expected, atol=1e-5)
+
+
+def test_genes_the_slide_lacks(slide, model):
+    some = slide[:, ~slide.var_names.isin(model.genes[:30])].copy()
+    tl.embed(some, model)
+    assert np.isfinite(some.obsm["X_stimage"]).all()
+    assert some.uns["stimage"]["X_stimage"]["n_genes_shared"] == 10
+
+
+def test_seeds(slide, model):
+    first, again, other = (embedding(slide, model, mode="context", seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_counts_in_a_layer(slide, model):
+    from stimage.models import STImage
+
+    expected = embedding(slide, model)
+    slide.layers["counts"] = slide.X.copy()
+    slide.X = np.log1p(slide.X.toarray())
+    STImage.setup_anndata(slide, layer="counts")
+    np.testing.assert_array_equal(embedding(slide, model), expected)
