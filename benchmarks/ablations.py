@@ -23,8 +23,7 @@ SETTINGS = {
     "default": {},
     "mask 0.3": {"mask_ratio": 0.3},
     "mask 0.5": {"mask_ratio": 0.5},
-    "sites only": {"masking": "site"},
-    "regions only, half the share": {"masking": "region", "mask_ratio": 0.375},
+    "sites and regions": {"masking": "mixed"},
     "random start": {"spectral_start": False},
     "highly variable genes": {"gene_selection": "hvg"},
     "random genes": {"gene_selection": "random"},
@@ -50,7 +49,7 @@ def main() -> None:
     small = {"n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "window": 8} if short else {}
     stored = json.loads(arguments.output.read_text())["settings"] if arguments.only and not short else {}
     results = dict(stored)
-    for name in ("default", "sites only") if short else arguments.only or SETTINGS:
+    for name in ("default", "random start") if short else arguments.only or SETTINGS:
         options = dict(SETTINGS[name])
         for adata in adatas:
             sti.pp.compact_grid(adata, layout=options.get("layout", "auto"))

@@ -19,6 +19,7 @@ def assert_unchanged(*adatas: AnnData) -> Iterator[None]:
         yield
     finally:
         for old, new in zip(before, adatas, strict=True):
+            new = new.copy() if new.is_view else new
             pd.testing.assert_frame_equal(old.obs, new.obs)
             pd.testing.assert_frame_equal(old.var, new.var)
             _same(old.X, new.X)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,12 @@ def check_text(parameter: str, value: object) -> None:
     """Raise ``TypeError`` unless ``value`` is a string."""
     if not isinstance(value, str):
         raise TypeError(f"`{parameter}` must be a string, found {type(value).__name__}: pass the name of one key.")
+
+
+def check_path(parameter: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a path."""
+    if not isinstance(value, str | PathLike):
+        raise TypeError(f"`{parameter}` must be a path, found {type(value).__name__}.")
 
 
 def check_key_added(value: object) -> None:

@@ -26,7 +26,7 @@ PRESETS: dict[str, PresetConfig] = {
         autoencoder=AutoencoderConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         masking="site",
-        mask_ratio=0.5,
+        mask_ratio=0.75,
         spectral_start=True,
     ),
     # Learning rate: the stored text of the paper lost the number; 1e-4 is usual for a model of this size.

@@ -467,6 +467,7 @@ class STImage:
         FileExistsError
             If there is a model and ``overwrite`` is not set.
         """
+        _validate.check_path("directory", directory)
         if (Path(directory) / "config.json").exists() and not overwrite:
             raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
         config = {
@@ -505,6 +506,7 @@ class STImage:
         ValueError
             If it is of another kind or version, truncated or altered.
         """
+        _validate.check_path("directory", directory)
         weights, config = load_checkpoint(directory, kind=cls.__name__)
         model = cls.__new__(cls)
         try:

@@ -11,6 +11,7 @@ from stimage._validate import (
     check_choice,
     check_size,
     check_spatial,
+    check_text,
     check_unique_names,
     listing,
     slide_codes,
@@ -115,6 +116,7 @@ def compact_grid(
     """
     check_anndata(adata)
     check_choice("layout", layout, _LAYOUTS)
+    check_text("spatial_key", spatial_key)
     _check_bin_size(layout, bin_size)
     check_size(adata, n_obs=2, n_vars=0)
     check_unique_names(adata)
