@@ -198,7 +198,7 @@ def window_origins(slide: Slide, window: int, min_occupancy: float) -> np.ndarra
 
 
 def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.random.Generator) -> Window:
-    """Cut one window: crop, choose genes by their variance in it, hide a part (the paper, Eqs. 6-8).
+    """Cut one window: crop, choose genes by their variance in it, hide a part (equations 6 to 8 of the paper).
 
     Parameters
     ----------
