@@ -38,8 +38,13 @@ def random_split_knn(
     >>> random_split_knn(10.0 * labels[:, None], labels, n_neighbors=3)
     {'accuracy': 1.0, 'ari': 1.0}
     """
+    embedding, labels = np.asarray(embedding), np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(labels))
     training, test = np.split(order, [max(round(train_share * len(labels)), n_neighbors)])
+    if not len(test):
+        raise ValueError(
+            f"`labels` has {len(labels)} spots, none is left to test: pass a smaller `n_neighbors` or `train_share`."
+        )
     return transfer_knn(embedding[training], labels[training], embedding[test], labels[test], n_neighbors=n_neighbors)
 
 

@@ -108,7 +108,8 @@ def inverse_distance(
     array([[2.8]])
     """
     visible = np.flatnonzero(~hidden)
-    weights = cdist(positions[hidden], positions[visible]) ** -power
+    # A visible site at the very place of a hidden one decides alone.
+    weights = np.maximum(cdist(positions[hidden], positions[visible]), 1e-9) ** -power
     weights /= weights.sum(axis=1, keepdims=True)
     return _dense(weights @ expression[visible])
 

@@ -16,6 +16,7 @@ from stimage import _keys, _validate
 from stimage.data import Corpus, Slide, WindowDataModule, WindowSpec, principal_genes
 from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
+from stimage.models._fit import fit
 from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
 from stimage.models._options import check_model_options, check_training_options
 from stimage.models._presets import PRESETS, Preset
@@ -236,8 +237,6 @@ class STImage:
         ValueError
             If early stopping is asked for without validation, or the slides are too small to hold out a block.
         """
-        from scvi.train import Trainer
-
         check_training_options(
             max_epochs=max_epochs,
             batch_size=batch_size,
@@ -264,26 +263,23 @@ class STImage:
         )
         if learning_rate is not None:
             self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
-        if early_stopping:
-            trainer_kwargs = {"early_stopping_monitor": "validation_loss", **trainer_kwargs}
-        if validation_size:
-            trainer_kwargs = {"check_val_every_n_epoch": 1, **trainer_kwargs}
-        trainer = Trainer(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            early_stopping=early_stopping,
-            gradient_clip_val=self.optimizer.gradient_clip,
-            **trainer_kwargs,
-        )
+        n_batches = math.ceil(windows_per_epoch / batch_size)
+        plan = MaskedTrainingPlan(self.module, self.optimizer, n_steps=max_epochs * n_batches)
+        options = {
+            "max_epochs": max_epochs,
+            "accelerator": accelerator,
+            "devices": devices,
+            "gradient_clip_val": self.optimizer.gradient_clip,
+            "early_stopping": early_stopping,
+            "early_stopping_monitor": "validation_loss",
+            "check_val_every_n_epoch": 1 if validation_size else None,
+            "log_every_n_steps": min(n_batches, 10),
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module.train()
-            n_steps = max_epochs * math.ceil(windows_per_epoch / batch_size)
-            trainer.fit(MaskedTrainingPlan(self.module, self.optimizer, n_steps=n_steps), data)
+            self.history = fit(plan, data, **{**options, **trainer_kwargs})
         self.module.eval()
-        logged = trainer.logger.history
-        self.history = {name: logged[name].astype(float) for name in logged if name.endswith("_loss")}
         self.is_trained = True
 
     def get_latent_representation(

@@ -78,7 +78,8 @@ def domains(
     _validate.check_positive("n_components", n_components)
     _validate.check_seed(seed)
     _validate.check_key_added(key_added)
-    _validate.check_size(adata, n_vars=0)
+    # A graph of nearest neighbours needs two of them.
+    _validate.check_size(adata, n_obs=3 if method == "leiden" else 2, n_vars=0)
     embedding = _validate.check_representation(adata, use_rep)
     smallest = 2 * 2 * min(CANDIDATES)
     if n_domains is None and method != "leiden" and adata.n_obs < smallest:
