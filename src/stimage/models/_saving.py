@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from stimage import _validate
+from stimage.data import Corpus, WindowSpec
+from stimage.models._setup import vocabulary_hash
+from stimage.modules import AutoencoderConfig, MaskedAutoencoder
+from stimage.train import OptimizerConfig, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class SaveMixin:
+    """Saving, loading and provenance of a model that owns a module, a vocabulary and a manifest."""
+
+    def provenance(self, var_names: pd.Index) -> dict[str, Any]:
+        """What to note beside a result.
+
+        Parameters
+        ----------
+        var_names
+            Genes of the AnnData that the result is written to.
+
+        Returns
+        -------
+        dict
+            Model id (hash of the weights), version, vocabulary hash and gene overlap; h5ad-writable.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return {
+            "model": type(self).__name__,
+            "model_id": digest.hexdigest()[:16],
+            "stimage_version": version("stimage"),
+            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
+            "n_genes_vocabulary": len(self.genes),
+            "n_genes_shared": len(var_names.intersection(pd.Index(self.genes))),
+        }
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model as safetensors and JSON.
+
+        Parameters
+        ----------
+        directory
+            Where to write; made when absent.
+        overwrite
+            Replace a model that is there.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a model and ``overwrite`` is not set.
+        """
+        _validate.check_path("directory", directory)
+        if (Path(directory) / "config.json").exists() and not overwrite:
+            raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
+        config = {
+            "stimage_version": version("stimage"),
+            "genes": self.genes.tolist(),
+            "spec": asdict(self.spec),
+            "autoencoder": asdict(self.autoencoder),
+            "optimizer": asdict(self.optimizer),
+            "seed": self.seed,
+            "is_trained": self.is_trained,
+            "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
+            "manifest": {**self.manifest, "slides": self.manifest["slides"].to_dict("records")},
+        }
+        save_checkpoint(directory, kind=type(self).__name__, weights=self.module.state_dict(), config=config)
+
+    @classmethod
+    def load(cls, directory: str | Path, data: AnnData | Sequence[AnnData] | Corpus | None = None) -> Self:
+        """Read a model that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        directory
+            The checkpoint.
+        data
+            Slides for :meth:`train` and :meth:`get_latent_representation` without arguments.
+
+        Returns
+        -------
+        Self
+            The model, as it was saved.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint.
+        ValueError
+            If it is of another kind or version, truncated or altered.
+        """
+        _validate.check_path("directory", directory)
+        weights, config = load_checkpoint(directory, kind=cls.__name__)
+        model = cls.__new__(cls)
+        try:
+            model.genes = np.asarray(config["genes"], dtype=object)
+            model.spec = WindowSpec(**config["spec"])
+            model.autoencoder = AutoencoderConfig(**config["autoencoder"])
+            model.optimizer = OptimizerConfig(**config["optimizer"])
+            model.seed = int(config["seed"])
+            model.is_trained = bool(config["is_trained"])
+            model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
+            model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
+            if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
+                raise ValueError("the checksum of the gene names does not match")
+            model.module = MaskedAutoencoder(len(model.genes), model.autoencoder)
+            model.module.load_state_dict(weights)
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+            raise ValueError(
+                f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error})."
+            ) from error
+        model.module.eval()
+        model.corpus = None if data is None else model._corpus_for(data)
+        return model
