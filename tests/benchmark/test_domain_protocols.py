@@ -37,7 +37,7 @@ def test_coordinates_solve_layers(layers):
     assert unsupervised_ari(positions * [0, 1], labels, np.ones(len(labels), dtype=bool)) > 0.9
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_permuted_labels_score_nothing(layers, seed):
     positions, labels = layers
     permuted = np.random.default_rng(seed).permutation(labels)
