@@ -45,7 +45,7 @@ def test_against_sklearn(method, n_dims):
     assert ((table > 0).sum(axis=1) == 1).all()
 
 
-@pytest.mark.parametrize(("method", "n_blobs"), [("gmm", 3), ("kmeans", 4)])
+@pytest.mark.parametrize(("method", "n_blobs"), [("gmm", 2), ("gmm", 3), ("kmeans", 2), ("kmeans", 4)])
 def test_estimated_number(method, n_blobs):
     adata, truth = blobs(n_blobs)
     tl.domains(adata, method=method)

@@ -5,9 +5,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 METHODS = ("gmm", "kmeans", "leiden")
-CANDIDATES = range(2, 16)
+LARGEST_ESTIMATE = 15
 N_NEIGHBORS = 15
 
 
@@ -49,10 +50,9 @@ def cluster(
         return _leiden(vectors, n_clusters, seed), None
     if n_clusters is not None:
         return _mixture(vectors, n_clusters, method, seed).predict(vectors), None
-    criterion = _stability(vectors, method, seed)
-    best = criterion.loc[criterion["stability"].idxmax()]
-    near = criterion[criterion["stability"] >= best["stability"] - best["standard_error"]]
-    return _mixture(vectors, int(near["n_domains"].max()), method, seed).predict(vectors), criterion
+    criterion = _knee(vectors, method, seed)
+    best = int(criterion["n_domains"][criterion["below_chord"].idxmax()])
+    return _mixture(vectors, best, method, seed).predict(vectors), criterion
 
 
 def _mixture(vectors: np.ndarray, n_clusters: int, method: str, seed: int, n_init: int = 10):
@@ -64,27 +64,22 @@ def _mixture(vectors: np.ndarray, n_clusters: int, method: str, seed: int, n_ini
     return GaussianMixture(n_clusters, covariance_type="tied", n_init=n_init, random_state=seed).fit(vectors)
 
 
-def _stability(vectors: np.ndarray, method: str, seed: int, n_splits: int = 5) -> pd.DataFrame:
-    from sklearn.metrics import adjusted_rand_score
-
-    rng = np.random.default_rng(seed)
-    halves = [np.array_split(rng.permutation(len(vectors)), 2) for _ in range(n_splits)]
-    rows = []
-    for n_clusters in CANDIDATES:
-        if n_clusters > len(vectors) // 4:
-            break
-        scores = []
-        for split, pair in enumerate(halves):
-            fits = [_mixture(vectors[half], n_clusters, method, seed + split, n_init=2) for half in pair]
-            scores.append(adjusted_rand_score(*(fit.predict(vectors) for fit in fits)))
-        rows.append((n_clusters, np.mean(scores), np.std(scores, ddof=1) / np.sqrt(n_splits)))
-    return pd.DataFrame(rows, columns=["n_domains", "stability", "standard_error"])
+def _knee(vectors: np.ndarray, method: str, seed: int) -> pd.DataFrame:
+    """How far the misfit of each number of clusters lies below the line from one cluster to the largest number."""
+    numbers = np.arange(1, min(LARGEST_ESTIMATE, len(vectors) // 4) + 1)
+    fits = [_mixture(vectors, int(n), method, seed, n_init=3) for n in numbers]
+    misfit = np.array([fit.inertia_ if method == "kmeans" else fit.bic(vectors) for fit in fits])
+    chord = np.linspace(misfit[0], misfit[-1], len(misfit))
+    name = "inertia" if method == "kmeans" else "bic"
+    return pd.DataFrame({"n_domains": numbers, name: misfit, "below_chord": chord - misfit}).iloc[1:]
 
 
 def _leiden(vectors: np.ndarray, n_clusters: int | None, seed: int) -> np.ndarray:
     import anndata
     import scanpy as sc
 
+    # Building the graph changes the number of threads of everything that uses OpenMP.
+    n_threads = torch.get_num_threads()
     graph = anndata.AnnData(obsm={"X": vectors}, shape=(len(vectors), 0))
     sc.pp.neighbors(graph, n_neighbors=min(N_NEIGHBORS, len(vectors) - 1), use_rep="X", random_state=seed)
 
@@ -94,7 +89,9 @@ def _leiden(vectors: np.ndarray, n_clusters: int | None, seed: int) -> np.ndarra
         return graph.obs["leiden"].astype(int).to_numpy()
 
     if n_clusters is None:
-        return at(1.0)
+        labels = at(1.0)
+        torch.set_num_threads(n_threads)
+        return labels
     low, high = 1e-3, 8.0
     closest = at(high)
     for _ in range(25):
@@ -106,6 +103,7 @@ def _leiden(vectors: np.ndarray, n_clusters: int | None, seed: int) -> np.ndarra
         if found == n_clusters:
             break
         low, high = (middle, high) if found < n_clusters else (low, middle)
+    torch.set_num_threads(n_threads)
     if closest.max() + 1 != n_clusters:
         warnings.warn(
             f"Leiden found {closest.max() + 1} domains, not the {n_clusters} of `n_domains`: no resolution gives as many. "

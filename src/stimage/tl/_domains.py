@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate
-from stimage.tl._clustering import CANDIDATES, METHODS, cluster
+from stimage.tl._clustering import METHODS, cluster
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,10 +30,9 @@ def domains(
     adata
         AnnData with an embedding.
     n_domains
-        Number of domains. When not given it is estimated: with a mixture or k-means, the number between 2 and 15 whose
-        clustering of a random half of the observations agrees best with that of the other half (mean adjusted Rand index
-        of five splits; the largest number within one standard error of the best); with Leiden, what modularity at
-        resolution 1 finds.
+        Number of domains. When not given it is estimated: with a mixture or k-means, between 2 and 15, where the curve
+        of the Bayesian information criterion, or of the sum of squares, lies farthest below the line that joins its ends
+        (its knee); with Leiden, what modularity at resolution 1 finds.
     use_rep
         Key in ``obsm`` of the embedding.
     method
@@ -56,7 +55,8 @@ def domains(
     ``obs["stimage_domain"]``
         Categorical domains ``"0"``, ``"1"``, …, the largest first.
     ``uns["stimage_domain"]``
-        ``params``, ``n_domains`` and, when it was estimated, ``criterion``: a data frame with the score of each number.
+        ``params``, ``n_domains`` and, when it was estimated, ``criterion``: a data frame with ``bic`` or
+        ``inertia`` and ``below_chord`` of each number.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def domains(
     # A graph of nearest neighbours needs two of them.
     _validate.check_size(adata, n_obs=3 if method == "leiden" else 2, n_vars=0)
     embedding = _validate.check_representation(adata, use_rep)
-    smallest = 2 * 2 * min(CANDIDATES)
+    smallest = 4 * 3
     if n_domains is None and method != "leiden" and adata.n_obs < smallest:
         raise ValueError(
             f"`n_domains` cannot be estimated from {adata.n_obs} observations, at least {smallest} are needed: pass it."
