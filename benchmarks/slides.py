@@ -22,10 +22,9 @@ from stimage.data import site_positions
 
 SLIDES = (
     "her2st_B1",
-    "her2st_D1",
-    "her2st_E1",
-    "img-MOB_Rep11",
     "STARmap_V1_BY3_1k",
+    "img-MOB_Rep11",
+    "her2st_E1",
     "osmFISH_mouse_cortex",
 )
 
@@ -85,13 +84,21 @@ def main() -> None:
         for baseline, vectors in baseline_embeddings(model.corpus[0]).items():
             table[baseline] = score(vectors, truth, seeds)
         for method, metrics in table.items():
-            print(name, method, {metric: round(float(np.mean(values)), 3) for metric, values in metrics.items()})
+            print(
+                name,
+                method,
+                {metric: round(float(np.mean(values)), 3) for metric, values in metrics.items()},
+                flush=True,
+            )
         results[name] = {
             method: {metric: benchmark.mean_and_deviation(values) for metric, values in metrics.items()}
             for method, metrics in table.items()
         }
-    if arguments.short:
-        return
+        if not arguments.short:
+            write(arguments.output, hashes, seeds, results)
+
+
+def write(output: Path, hashes: dict, seeds: list[int], results: dict) -> None:
     document = {
         "command": "python benchmarks/slides.py",
         "inputs_sha256": hashes,
@@ -99,9 +106,9 @@ def main() -> None:
         "seeds": seeds,
         "slides": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(document, indent=1))
-    print(f"Wrote {arguments.output}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(document, indent=1))
+    print(f"Wrote {output}", flush=True)
 
 
 if __name__ == "__main__":

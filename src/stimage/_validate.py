@@ -153,16 +153,21 @@ def slide_codes(adata: AnnData, slide_key: str | None) -> tuple[list[str], NDArr
     return names, categories.codes.to_numpy().astype(np.intp)
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers; newer versions of anndata list ``X`` among them, under ``None``."""
+    return [name for name in adata.layers.keys() if name is not None]
+
+
 def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
     """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers."""
     if layer is not None:
         check_text("layer", layer)
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"`layer`={layer!r} is not in adata.layers; available: {listing(adata.layers.keys(), 30)}.")
+        raise KeyError(f"`layer`={layer!r} is not in adata.layers; available: {listing(layer_names(adata), 30)}.")
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     counts = adata.X if layer is None else adata.layers[layer]
     if counts is None:
-        raise ValueError(f"adata.X is empty: pass `layer=`; available layers: {listing(adata.layers.keys(), 30)}.")
+        raise ValueError(f"adata.X is empty: pass `layer=`; available layers: {listing(layer_names(adata), 30)}.")
     if not (isinstance(counts, np.ndarray) or (sparse.issparse(counts) and counts.format in ("csr", "csc"))):
         raise TypeError(
             f"{where} must be a numpy array or a CSR or CSC matrix in memory, found {type(counts).__name__}: "
@@ -172,7 +177,7 @@ def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | spa
         raise TypeError(f"{where} must hold numbers, found dtype {counts.dtype}.")
     if counts.dtype.kind in "ub":
         return counts
-    other = f"pass the raw counts with `layer=` (available layers: {listing(adata.layers.keys(), 30)})"
+    other = f"pass the raw counts with `layer=` (available layers: {listing(layer_names(adata), 30)})"
     for block in _blocks(counts):
         low, high = block.min(), block.max()
         if not np.isfinite(low) or not np.isfinite(high):

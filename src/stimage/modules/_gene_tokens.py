@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class GeneTokens(nn.Module):
@@ -28,6 +29,7 @@ class GeneTokens(nn.Module):
     (torch.Size([1, 5, 16]), torch.Size([1, 5, 3]))
     """
 
+    # Rows are looked up with ``functional.embedding``: indexing adds up gradients in an order that varies between threads.
     def __init__(self, n_genes: int, dim: int) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(n_genes, dim) * n_genes**-0.5)
@@ -72,7 +74,7 @@ class GeneTokens(nn.Module):
         Tensor
             Tokens (batch x sites x dim).
         """
-        return self.normalise(expression @ self.embedding[genes])
+        return self.normalise(expression @ functional.embedding(genes, self.embedding))
 
     def normalise(self, projected: Tensor) -> Tensor:
         """Tokens from expression that was already projected on the embeddings of all measured genes.
@@ -105,7 +107,9 @@ class GeneTokens(nn.Module):
             Predictions (batch x sites x genes).
         """
         latent = self.output_projection(sites)
-        return latent @ self.output_embedding[genes].transpose(1, 2) + self.output_bias[genes].unsqueeze(1)
+        embedding = functional.embedding(genes, self.output_embedding)
+        bias = functional.embedding(genes, self.output_bias.unsqueeze(1))
+        return latent @ embedding.transpose(1, 2) + bias.transpose(1, 2)
 
     def decode_all(self, sites: Tensor) -> Tensor:
         """Centred expression of every gene of the vocabulary.
