@@ -40,7 +40,8 @@ def region_error(
     adata
         AnnData after :func:`stimage.tl.reconstruct_region`, with the raw counts.
     genes
-        Genes to show; by default the three with the highest Pearson correlation.
+        Genes to show; by default the three that vary most over the visible observations: chosen without looking into
+        the region.
     key
         ``key_added`` of the reconstruction.
     context
@@ -90,7 +91,7 @@ def region_error(
     if not masked.any():
         raise ValueError(f"adata.obs[{masked_key!r}] is False everywhere: no region was hidden in these observations.")
     errors = result["errors"]
-    genes = _genes(adata, genes, errors, key)
+    genes = _genes(adata, genes, errors, key, visible=~masked)
     counts = _validate.check_counts(adata, result["params"].get("layer") or None)
     setup = adata.uns.get(_keys.STIMAGE, {}).get("setup", {})
     slides = slide_sites(adata, setup.get("grid_key", _keys.GRID), slide_key=setup.get("slide_key") or None)
@@ -174,18 +175,21 @@ def _draw_sites(
     return collection
 
 
-def _genes(adata: AnnData, genes: str | Sequence[str] | None, errors: pd.DataFrame, key: str) -> list[str]:
+def _genes(
+    adata: AnnData, genes: str | Sequence[str] | None, errors: pd.DataFrame, key: str, *, visible: np.ndarray
+) -> list[str]:
     known = errors.index[errors["mse"].notna() & errors.index.isin(adata.var_names)]
     if genes is None:
-        best = errors.loc[known, "pearson"].sort_values(ascending=False, kind="stable", na_position="last").index[:3]
-        if not len(best):
+        if not len(known):
             raise ValueError(
                 f"adata.uns[{key!r}]['errors'] has no gene of adata.var_names: reconstruct the region again."
             )
-        return list(best)
+        measured = sparse.csc_matrix(adata.layers[key][visible])[:, adata.var_names.get_indexer(known)]
+        variance = measured.multiply(measured).mean(axis=0) - np.square(measured.mean(axis=0))
+        return list(known[np.argsort(-np.asarray(variance).ravel(), kind="stable")[:3]])
     genes = [genes] if isinstance(genes, str) else list(genes)
     if not genes:
-        raise ValueError("`genes` must name at least one gene, found none; leave it out for the three best ones.")
+        raise ValueError("`genes` must name at least one gene, found none; leave it out for the three that vary most.")
     absent = [gene for gene in genes if gene not in adata.var_names]
     if absent:
         raise KeyError(
