@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from stimage import _keys, _validate
+from stimage._progress import progress
 from stimage.data import Corpus, Slide, WindowDataModule, WindowSpec, principal_genes
 from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
@@ -329,7 +330,7 @@ class STImage(SaveMixin):
             _validate.check_positive("n_genes", n_genes)
         corpus = self._corpus_for(data)
         rows = []
-        for slide in corpus:
+        for slide in progress(corpus, "Embedding slides"):
             sites = embed_slide(
                 self.module,
                 slide,

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stimage._progress import progress
+
 METHODS = ("gmm", "kmeans", "leiden")
 LARGEST_ESTIMATE = 15
 N_NEIGHBORS = 15
@@ -67,7 +69,7 @@ def _mixture(vectors: np.ndarray, n_clusters: int, method: str, seed: int, n_ini
 def _knee(vectors: np.ndarray, method: str, seed: int) -> pd.DataFrame:
     """How far the misfit of each number of clusters lies below the line from one cluster to the largest number."""
     numbers = np.arange(1, min(LARGEST_ESTIMATE, len(vectors) // 4) + 1)
-    fits = [_mixture(vectors, int(n), method, seed, n_init=3) for n in numbers]
+    fits = [_mixture(vectors, int(n), method, seed, n_init=3) for n in progress(numbers, "Numbers of domains")]
     misfit = np.array([fit.inertia_ if method == "kmeans" else fit.bic(vectors) for fit in fits])
     chord = np.linspace(misfit[0], misfit[-1], len(misfit))
     name = "inertia" if method == "kmeans" else "bic"
