@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/what_we_tried.md from the stored results.
+"""Write the tables of README.md and docs/results.md from the stored results.
 
 python benchmarks/_tables.py            # rewrites what stands between <!-- table: NAME --> and <!-- end -->
 python benchmarks/_tables.py --check    # only says whether they are up to date (exit status)
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/what_we_tried.md")
+PAGES = ("README.md", "docs/results.md")
 PROTOCOLS = {
     "random 20/80 k-NN accuracy": "20/80 accuracy",
     "random 20/80 k-NN ARI": "20/80 ARI",
@@ -62,17 +62,6 @@ def slides_table() -> str:
     return rows(["slide", "embedding", *METRICS.values()], body)
 
 
-def ablation_table() -> str:
-    body = []
-    for setting, entry in read("ablations")["settings"].items():
-        scores = [f"{entry[mode][key]:.3f}" for mode in ("context", "both") for key in ABLATION_METRICS]
-        body.append([setting, *scores, *(f"{value:.3f}" for value in entry["region mse"].values())])
-    sizes = next(iter(read("ablations")["settings"].values()))["region mse"]
-    header = [f"{name}, {mode}" for mode in ("context", "both") for name in ABLATION_METRICS.values()]
-    return rows(["setting", *header, *(f"region {size}: MSE" for size in sizes)], body)
-
-
-ABLATION_METRICS = {"other section k-NN accuracy": "other section", "unsupervised ARI": "ARI"}
 METRICS = {key: PROTOCOLS[key] for key in PROTOCOLS if key != "other section k-NN accuracy"}
 TABLES = {
     "dlpfc domains": dlpfc_domains,
@@ -80,7 +69,6 @@ TABLES = {
     "dlpfc regions mae": lambda: dlpfc_regions("mae"),
     "dlpfc regions pearson": lambda: dlpfc_regions("pearson"),
     "slides": slides_table,
-    "ablations": ablation_table,
 }
 
 
