@@ -493,10 +493,10 @@ def test_domains_of_too_few(embedded, call, method, n_obs):
 
 def test_too_few_to_estimate_the_number(embedded, call):
     tl.domains(embedded[:3].copy(), method="leiden")
-    message = ["`n_domains` cannot be estimated from 7 observations", "at least 8", "pass it"]
+    message = ["`n_domains` cannot be estimated from 11 observations", "at least 12", "pass it"]
     for method in ("gmm", "kmeans"):
-        assert_raises(call, ValueError, message, "domains", embedded[:7].copy(), method=method)
-    tl.domains(embedded[:8].copy(), method="kmeans")
+        assert_raises(call, ValueError, message, "domains", embedded[:11].copy(), method=method)
+    tl.domains(embedded[:12].copy(), method="kmeans")
 
 
 # Checkpoints

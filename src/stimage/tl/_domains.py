@@ -81,7 +81,7 @@ def domains(
     # A graph of nearest neighbours needs two of them.
     _validate.check_size(adata, n_obs=3 if method == "leiden" else 2, n_vars=0)
     embedding = _validate.check_representation(adata, use_rep)
-    smallest = 4 * 3
+    smallest = 4 * 3  # three numbers make a curve, and each needs four observations for a domain
     if n_domains is None and method != "leiden" and adata.n_obs < smallest:
         raise ValueError(
             f"`n_domains` cannot be estimated from {adata.n_obs} observations, at least {smallest} are needed: pass it."
