@@ -43,7 +43,7 @@ def main() -> None:
         f"Grid: {facts['layout']}, {facts['n_rows']} x {facts['n_cols']} sites, {facts['occupancy']:.0%} of them tissue"
     )
 
-    model = sti.tl.pretrain(adata, seed=0)
+    model = sti.tl.pretrain(adata, max_epochs=25, seed=0)
     sti.pl.training(model, save=OUTPUT / "training.png")
     sti.pl.windows(model, save=OUTPUT / "windows.png")
 
