@@ -24,8 +24,6 @@ SLIDES = (
     "her2st_B1",
     "STARmap_V1_BY3_1k",
     "img-MOB_Rep11",
-    "her2st_E1",
-    "osmFISH_mouse_cortex",
 )
 
 

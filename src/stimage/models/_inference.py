@@ -14,10 +14,6 @@ EmbeddingMode = Literal["visible", "context", "both"]
 EMBEDDING_MODES: tuple[EmbeddingMode, ...] = ("visible", "context", "both")
 
 
-VISIBLE_SPREAD = 0.5
-"""Spread of the visible half of an embedding of both kinds, the context half having 1: it carries the single spot's noise."""
-
-
 @dataclass(frozen=True)
 class Tile:
     """A window of a slide at inference: where it is and which sites it shows (-1 where there is no tissue)."""
@@ -134,8 +130,7 @@ def embed_slide(
         The slide.
     mode
         ``"visible"``: the site is seen; ``"context"``: it is hidden, together with a random half of the slide, and so is
-        the other half in a second pass; ``"both"``: side by side, scaled to a spread of
-        0.5 and 1.
+        the other half in a second pass; ``"both"``: side by side, each scaled to unit spread.
     tile_size
         Rows and columns of the windows.
     n_repeats
@@ -171,8 +166,7 @@ def embed_slide(
             context.append(vectors)
     parts = [torch.stack(part).mean(dim=0).cpu().numpy() for part in (visible, context) if part]
     if mode == "both":
-        spread = [VISIBLE_SPREAD, 1.0]
-        parts = [part * (unit / max(part.std(axis=0).mean(), 1e-12)) for part, unit in zip(parts, spread, strict=True)]
+        parts = [part / max(part.std(axis=0).mean(), 1e-12) for part in parts]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 

@@ -300,7 +300,7 @@ class STImage(SaveMixin):
             Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
         mode
             ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it;
-            ``"both"``: side by side, scaled to a spread of 0.5 and 1.
+            ``"both"``: side by side, each scaled to unit spread.
         tile_size
             Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
             training, so that most sites have their surroundings on all sides.

@@ -36,7 +36,7 @@ def embed(
         A trained model.
     mode
         ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it, which is its
-        surroundings' view of it; ``"both"``: side by side, scaled to a spread of 0.5 and 1.
+        surroundings' view of it; ``"both"``: side by side, each scaled to unit spread.
     tile_size
         Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
         training, so that most sites have their surroundings on all sides.
