@@ -25,7 +25,9 @@ def read(name: str) -> dict:
     return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
 
 
-def cell(entry: dict, *, deviation: bool = True) -> str:
+def cell(entry: dict | None, *, deviation: bool = True) -> str:
+    if entry is None:
+        return "–"
     text = f"{entry['mean']:.3f}"
     return f"{text} ± {entry['sd']:.3f}" if deviation else text
 
@@ -46,7 +48,7 @@ def dlpfc_regions(metric: str) -> str:
     sizes = list(next(iter(results.values())))
     methods = list(next(iter(next(iter(results.values())).values())))
     body = [
-        [slide, method, *(cell(by_size[size][method][metric], deviation=False) for size in sizes)]
+        [slide, method, *(cell(by_size[size][method].get(metric), deviation=False) for size in sizes)]
         for slide, by_size in results.items()
         for method in methods
     ]
@@ -58,7 +60,7 @@ def slides_table() -> str:
     body = []
     for slide, methods in results.items():
         for method, metrics in methods.items():
-            body.append([slide, method, *(cell(metrics[key]) if key in metrics else "" for key in METRICS)])
+            body.append([slide, method, *(cell(metrics.get(key)) for key in METRICS)])
     return rows(["slide", "embedding", *METRICS.values()], body)
 
 

@@ -103,10 +103,10 @@ def baseline_embeddings(adatas: list, slides: list) -> dict[str, list[np.ndarray
     return table
 
 
-def score_regions(models: dict[str, list], slides: list, sizes: tuple[int, ...], n_repeats: int) -> dict:
+def score_regions(models: dict[str, list], slides: dict, sizes: tuple[int, ...], n_repeats: int) -> dict:
     """Errors of each method for each section and region size; ``models`` gives one model for each section."""
     results: dict = {}
-    for number, slide in enumerate(slides):
+    for number, (name, slide) in enumerate(slides.items()):
         variance = np.asarray(slide.expression.multiply(slide.expression).mean(axis=0)).ravel() - slide.gene_mean**2
         genes = np.sort(np.argsort(-variance)[:512])
         positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity)
@@ -117,19 +117,20 @@ def score_regions(models: dict[str, list], slides: list, sizes: tuple[int, ...],
                 hidden = np.isin(slide.observation_index, random_block([slide], size, repeat))
                 hidden = np.isin(np.arange(slide.n_sites), slide.site_of_observation[hidden])
                 truth = expression[hidden].toarray()
-                predictions = {name: method(expression, positions, hidden) for name, method in BASELINES.items()}
-                for name, per_section in models.items():
-                    predictions[name] = per_section[number].reconstruct(slide, hidden)[:, genes]
-                for name, prediction in predictions.items():
+                predictions = {method: predict(expression, positions, hidden) for method, predict in BASELINES.items()}
+                for method, per_section in models.items():
+                    predictions[method] = per_section[number].reconstruct(slide, hidden)[:, genes]
+                for method, prediction in predictions.items():
                     errors = region_errors(prediction, truth, genes).mean()
-                    for metric, value in errors.items():
-                        table.setdefault(name, {}).setdefault(metric, []).append(value)
-            results.setdefault(slide.name, {})[str(size)] = {
-                name: {metric: benchmark.mean_and_deviation(values) for metric, values in metrics.items()}
-                for name, metrics in table.items()
+                    # The mean of the slide is constant over the region: it has no correlation.
+                    for metric, value in errors.dropna().items():
+                        table.setdefault(method, {}).setdefault(metric, []).append(value)
+            results.setdefault(name, {})[str(size)] = {
+                method: {metric: benchmark.mean_and_deviation(values) for metric, values in metrics.items()}
+                for method, metrics in table.items()
             }
-            line = ", ".join(f"{name} {np.mean(metrics['mse']):.4f}" for name, metrics in table.items())
-            print(f"{slide.name} region {size}: MSE {line}", flush=True)
+            line = ", ".join(f"{method} {np.mean(metrics['mse']):.4f}" for method, metrics in table.items())
+            print(f"{name} region {size}: MSE {line}", flush=True)
     return results
 
 
@@ -172,7 +173,7 @@ def main() -> None:
     ]
     regions = score_regions(
         {"stimage": [models[0]] * 2, "stimage, pretrained on the other section": others},
-        slides,
+        dict(zip(SECTIONS, slides, strict=True)),
         (3,) if short else REGION_SIZES,
         1 if short else 20,
     )
@@ -196,7 +197,7 @@ def main() -> None:
         "regions": regions,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(document, indent=1))
+    arguments.output.write_text(json.dumps(document, indent=1, allow_nan=False))
     print(f"Wrote {arguments.output}")
 
 
