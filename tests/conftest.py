@@ -1,6 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
+
+# Models in tests are tiny: more threads only wait for each other. Read when torch is imported, later.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

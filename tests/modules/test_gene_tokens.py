@@ -97,3 +97,22 @@ def test_spectral_start_with_fewer_axes_than_dimensions():
     np.testing.assert_array_equal(module.embedding[:, :5].detach(), axes)
     rest = module.embedding[:, 5:].detach()
     assert 0 < rest.norm(dim=0).max() < 0.5
+
+
+def test_gradients_are_the_same_on_several_threads_every_time():
+    generator = torch.Generator().manual_seed(0)
+    genes = torch.stack([torch.randperm(2000, generator=generator)[:512] for _ in range(16)])
+    expression = torch.randn(16, 8, 512, generator=generator)
+    module = GeneTokens(2000, 32)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(8):
+            module.zero_grad()
+            module.decode(module(expression, genes), genes).square().sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in module.parameters()])
+    finally:
+        torch.set_num_threads(n_threads)
+    for other in gradients[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(gradients[0], other, strict=True))
