@@ -29,7 +29,7 @@ PRESETS: dict[str, PresetConfig] = {
         mask_ratio=0.75,
         spectral_start=True,
     ),
-    # Learning rate: the stored text of the paper lost the number; 1e-4 is usual for a model of this size.
+    # The learning rate is not legible in the text available to us; 1e-4 is usual for a model of this size.
     "paper": PresetConfig(
         autoencoder=AutoencoderConfig(
             dim=256, n_layers=6, n_heads=8, dim_feedforward=1024, decoder_layers=2, decoder_feedforward=512
