@@ -7,7 +7,7 @@ from stimage import pp, tl
 from stimage.data import Corpus
 from stimage.models import STImage
 
-SETUP = {"layer": "", "slide_key": "", "grid_key": "grid"}
+SETUP = {"layer": "", "slide_key": "", "grid_key": "grid", "donor_key": ""}
 
 
 def same_weights(first, second):

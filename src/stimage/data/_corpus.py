@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from stimage import _keys, _validate
 from stimage.data._slide import Slide
+from stimage.data._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +23,7 @@ class Corpus(Sequence[Slide]):
     slides
         The slides, with distinct names; their genes are ``genes``.
     genes
-        The vocabulary: at least two genes, none twice.
+        The vocabulary, or the names of its genes: at least two, none twice.
     source
         Number of the AnnData that each slide came from; by default each came from one of its own.
 
@@ -38,10 +38,14 @@ class Corpus(Sequence[Slide]):
     """
 
     def __init__(
-        self, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray, *, source: Sequence[int] | None = None
+        self,
+        slides: Sequence[Slide],
+        genes: Sequence[str] | np.ndarray | Vocabulary,
+        *,
+        source: Sequence[int] | None = None,
     ) -> None:
         self.slides = list(slides)
-        self.genes = _check_vocabulary(genes)
+        self.vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary(genes)
         self.source = list(range(len(self.slides)) if source is None else source)
         if not self.slides:
             raise ValueError("A corpus needs at least one slide, got none.")
@@ -67,6 +71,11 @@ class Corpus(Sequence[Slide]):
         return f"Corpus of {len(self)} slides, {self.n_sites} sites and {len(self.genes)} genes"
 
     @property
+    def genes(self) -> np.ndarray:
+        """Names of the genes."""
+        return self.vocabulary.genes
+
+    @property
     def n_sites(self) -> int:
         """Number of sites over all slides."""
         return sum(slide.n_sites for slide in self.slides)
@@ -82,10 +91,11 @@ class Corpus(Sequence[Slide]):
         cls,
         adatas: AnnData | Sequence[AnnData],
         *,
-        genes: Sequence[str],
+        genes: Sequence[str] | np.ndarray | Vocabulary,
         layer: str | None = None,
         slide_key: str | None = None,
         grid_key: str = _keys.GRID,
+        donor_key: str | None = None,
     ) -> Corpus:
         """Read a corpus from one or several AnnData with compact grids.
 
@@ -94,13 +104,16 @@ class Corpus(Sequence[Slide]):
         adatas
             One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
         genes
-            Vocabulary. A slide needs at least one of them; those that it lacks are treated as not measured.
+            Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`Vocabulary.match`; those
+            that a slide lacks are treated as not measured.
         layer
             Layer with raw counts; ``X`` by default.
         slide_key
             Key in ``obs`` of the slide of each observation. By default the one that the grid was built with.
         grid_key
             ``key_added`` of the grid.
+        donor_key
+            Key in ``obs`` of who the tissue is from, the same for a whole slide.
 
         Returns
         -------
@@ -110,32 +123,45 @@ class Corpus(Sequence[Slide]):
         Raises
         ------
         KeyError
-            If a grid, a layer or the slide key is missing.
+            If a grid, a layer, the slide key or the donor key is missing.
         ValueError
-            If counts are not raw, names are repeated, a slide has no gene of the vocabulary, no counts or less than two
-            observations.
+            If counts are not raw, names are repeated, a slide has several donors, too few genes of the vocabulary, no
+            counts or less than two observations.
         """
         adatas = _validate.check_anndatas(adatas)
-        genes = _check_vocabulary(genes)
+        vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary.from_anndata(adatas, genes)
+        matches = []
         for adata in adatas:
             _validate.check_size(adata)
             _validate.check_counts(adata, layer)
             _validate.check_unique_names(adata, genes=True)
-            _validate.check_gene_overlap(adata.var_names, genes)
+            matches.append(vocabulary.match(adata))
         slides, source = [], []
-        for number, adata in enumerate(adatas):
+        for number, (adata, match) in enumerate(zip(adatas, matches, strict=True)):
+            match.report()
             for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
                 slides.append(
                     Slide.from_anndata(
-                        adata, genes, name=name, observations=observations, layer=layer, grid_key=grid_key
+                        adata,
+                        vocabulary.genes,
+                        name=name,
+                        observations=observations,
+                        layer=layer,
+                        grid_key=grid_key,
+                        donor=slide_donor(adata, observations, donor_key, name),
+                        gene_of_variable=match.gene_of_variable,
                     )
                 )
                 source.append(number)
-        return cls.with_unique_names(slides, genes, source=source)
+        return cls.with_unique_names(slides, vocabulary, source=source)
 
     @classmethod
     def with_unique_names(
-        cls, slides: Sequence[Slide], genes: Sequence[str] | np.ndarray, *, source: Sequence[int] | None = None
+        cls,
+        slides: Sequence[Slide],
+        genes: Sequence[str] | np.ndarray | Vocabulary,
+        *,
+        source: Sequence[int] | None = None,
     ) -> Corpus:
         """A corpus of slides some of which may be called the same: these get a number.
 
@@ -160,21 +186,6 @@ class Corpus(Sequence[Slide]):
         return cls(named, genes, source=source)
 
 
-def _check_vocabulary(genes: Sequence[str] | np.ndarray) -> np.ndarray:
-    if isinstance(genes, str) or not isinstance(genes, Sequence | np.ndarray | pd.Index | pd.Series):
-        raise TypeError(f"`genes` must be a sequence of gene names, found {type(genes).__name__}.")
-    genes = np.asarray(genes, dtype=object)
-    others = {type(gene).__name__ for gene in genes if not isinstance(gene, str)}
-    if others:
-        raise TypeError(f"`genes` must hold gene names, found {_validate.listing(sorted(others))} among them.")
-    if len(genes) < 2:
-        raise ValueError(f"`genes` has {len(genes)} genes, at least 2 are needed.")
-    repeated = [gene for gene, count in Counter(genes).items() if count > 1]
-    if repeated:
-        raise ValueError(f"`genes` has repeated names ({_validate.listing(repeated, 3)}): give each gene once.")
-    return genes
-
-
 def slide_observations(
     adata: AnnData, *, slide_key: str | None, grid_key: str = _keys.GRID
 ) -> list[tuple[str, np.ndarray]]:
@@ -192,3 +203,16 @@ def slide_observations(
             f"(`slide_key`): run `stimage.pp.compact_grid(adata, slide_key={slide_key!r})` again."
         )
     return [(name, np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+
+
+def slide_donor(adata: AnnData, observations: np.ndarray, donor_key: str | None, name: str) -> str:
+    """Donor of a slide; empty without a key, or where no observation says one."""
+    if donor_key is None:
+        return ""
+    donors = _validate.check_obs_key(adata, donor_key, "donor_key").iloc[observations].dropna().astype(str).unique()
+    if len(donors) > 1:
+        raise ValueError(
+            f"Slide {name!r} has {len(donors)} donors in adata.obs[{donor_key!r}] (`donor_key`): "
+            f"{_validate.listing(donors, 3)}; a slide needs one, pass `slide_key=` if `adata` holds several slides."
+        )
+    return str(donors[0]) if len(donors) else ""

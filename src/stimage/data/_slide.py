@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from stimage import _keys, _validate
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 COUNTS_PER_SPOT = 1e4
+SKETCH_SIZE = 64
 ROW_SPACING = {"hex": np.sqrt(3) / 2}
 
 
@@ -45,6 +49,10 @@ class Slide:
         Site of each of these observations (observations).
     centre
         Expression that counts as zero (genes); the mean over the active sites by default.
+    donor
+        Who the tissue is from; empty when unknown.
+    spot_sketch
+        Fingerprint of observation names and their counts, see :func:`spot_sketch`; empty when unknown.
 
     Examples
     --------
@@ -66,6 +74,8 @@ class Slide:
     observation_index: np.ndarray
     site_of_observation: np.ndarray
     centre: np.ndarray | None = None
+    donor: str = ""
+    spot_sketch: str = ""
 
     @property
     def n_sites(self) -> int:
@@ -144,6 +154,8 @@ class Slide:
         observations: np.ndarray | None = None,
         layer: str | None = None,
         grid_key: str = _keys.GRID,
+        donor: str = "",
+        gene_of_variable: np.ndarray | None = None,
     ) -> Slide:
         """Read one slide from an AnnData with a compact grid.
 
@@ -161,11 +173,15 @@ class Slide:
             Layer with raw counts; ``X`` by default.
         grid_key
             ``key_added`` of the grid.
+        donor
+            Who the tissue is from; empty when unknown.
+        gene_of_variable
+            Vocabulary index of each variable, -1 for none (variables); by default that of the gene of the same name.
 
         Returns
         -------
         Slide
-            The slide; counts of observations on one site are added.
+            The slide; counts of observations on one site are added, and so are those of variables that are one gene.
 
         Raises
         ------
@@ -186,6 +202,7 @@ class Slide:
             )
         counts = adata.layers[layer] if layer is not None else adata.X
         counts = sparse.csr_matrix(counts[observations], dtype=np.float32)
+        sketch = spot_sketch(adata.obs_names[observations], np.asarray(counts.sum(axis=1)).ravel())
 
         shape = (int(facts["n_rows"]), int(facts["n_cols"]))
         flat = _flat_sites(adata, observations, shape, name, grid_key)
@@ -210,16 +227,18 @@ class Slide:
             raise ValueError(
                 f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or pass the raw counts with `layer=`."
             )
-        names = adata.var_names.get_indexer(genes)
-        measured = names >= 0
+        if gene_of_variable is None:
+            gene_of_variable = pd.Index(genes).get_indexer(adata.var_names)
+        variables = np.flatnonzero(gene_of_variable >= 0)
+        columns = gene_of_variable[variables]
+        measured = np.isin(np.arange(len(genes)), columns)
         scale = np.divide(COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=library_size > 0)
-        kept = sparse.csr_matrix(sparse.diags(scale) @ counts[:, names[measured]], dtype=np.float32)
-        kept.data = np.log1p(kept.data)
         place = sparse.csr_matrix(
-            (np.ones(measured.sum(), dtype=np.float32), (np.arange(measured.sum()), np.flatnonzero(measured))),
-            shape=(int(measured.sum()), len(genes)),
+            (np.ones(len(variables), dtype=np.float32), (np.arange(len(variables)), columns)),
+            shape=(len(variables), len(genes)),
         )
-        expression = sparse.csr_matrix(kept @ place)
+        expression = sparse.csr_matrix(sparse.diags(scale) @ (counts[:, variables] @ place), dtype=np.float32)
+        expression.data = np.log1p(expression.data)
         expression.sort_indices()
         return cls(
             name=name,
@@ -231,7 +250,37 @@ class Slide:
             measured=measured,
             observation_index=np.asarray(observations),
             site_of_observation=site_of_observation,
+            donor=donor,
+            spot_sketch=sketch,
         )
+
+
+def spot_sketch(names: Iterable[str], totals: np.ndarray) -> str:
+    """Fingerprint of a set of observations that survives filtering and reordering.
+
+    Barcodes are shared by all slides of a platform, pairs of barcode and total count are not. Of the hashes of the pairs
+    the smallest are kept (a bottom-k sketch, Broder 1997): the share of them found among the pairs of another set
+    estimates how much of this set is in the other.
+
+    Parameters
+    ----------
+    names
+        Names of the observations.
+    totals
+        Counts of each over all genes (observations).
+
+    Returns
+    -------
+    str
+        The smallest hashes in ascending order, 12 hexadecimal digits each, separated by blanks.
+    """
+    return " ".join(sorted(spot_hashes(names, totals))[:SKETCH_SIZE])
+
+
+def spot_hashes(names: Iterable[str], totals: np.ndarray) -> set[str]:
+    """Hash of each pair of observation name and total count, 12 hexadecimal digits."""
+    pairs = zip(names, np.rint(totals).astype(np.int64), strict=True)
+    return {hashlib.sha256(f"{name}\t{total}".encode()).hexdigest()[:12] for name, total in pairs}
 
 
 def _flat_sites(

@@ -7,11 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pandas as pd
 
 from stimage import _validate
-from stimage.data import Corpus, WindowSpec
+from stimage.data import Corpus, Vocabulary, WindowSpec
 from stimage.models._setup import vocabulary_hash
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 from stimage.train import OptimizerConfig, load_checkpoint, save_checkpoint
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 class SaveMixin:
     """Saving, loading and provenance of a model that owns a module, a vocabulary and a manifest."""
 
-    def provenance(self, var_names: pd.Index) -> dict[str, Any]:
+    def provenance(self, adata: AnnData) -> dict[str, Any]:
         """What to note beside a result.
 
         Parameters
         ----------
-        var_names
-            Genes of the AnnData that the result is written to.
+        adata
+            What the result is written to.
 
         Returns
         -------
@@ -45,9 +44,18 @@ class SaveMixin:
             "model_id": digest.hexdigest()[:16],
             "stimage_version": version("stimage"),
             "vocabulary_sha256": self.manifest["vocabulary_sha256"],
-            "n_genes_vocabulary": len(self.genes),
-            "n_genes_shared": len(var_names.intersection(pd.Index(self.genes))),
+            **self.vocabulary.match(adata).notes(),
         }
+
+    def manifest_record(self) -> dict[str, Any]:
+        """What the model was trained on, JSON-compatible.
+
+        Returns
+        -------
+        dict
+            ``slides``: a list with name, number of sites, fingerprints and donor of each; ``vocabulary_sha256``.
+        """
+        return {**self.manifest, "slides": self.manifest["slides"].to_dict("records")}
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model as safetensors and JSON.
@@ -70,13 +78,14 @@ class SaveMixin:
         config = {
             "stimage_version": version("stimage"),
             "genes": self.genes.tolist(),
+            "ensembl_ids": self.vocabulary.ensembl_ids,
             "spec": asdict(self.spec),
             "autoencoder": asdict(self.autoencoder),
             "optimizer": asdict(self.optimizer),
             "seed": self.seed,
             "is_trained": self.is_trained,
             "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
-            "manifest": {**self.manifest, "slides": self.manifest["slides"].to_dict("records")},
+            "manifest": self.manifest_record(),
         }
         save_checkpoint(directory, kind=type(self).__name__, weights=self.module.state_dict(), config=config)
 
@@ -107,7 +116,7 @@ class SaveMixin:
         weights, config = load_checkpoint(directory, kind=cls.__name__)
         model = cls.__new__(cls)
         try:
-            model.genes = np.asarray(config["genes"], dtype=object)
+            model.vocabulary = Vocabulary(config["genes"], config["ensembl_ids"])
             model.spec = WindowSpec(**config["spec"])
             model.autoencoder = AutoencoderConfig(**config["autoencoder"])
             model.optimizer = OptimizerConfig(**config["optimizer"])

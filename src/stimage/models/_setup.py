@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stimage import _keys, _validate
-from stimage.data import Corpus
+from stimage.data import Corpus, Slide, Vocabulary
 from stimage.data._corpus import slide_observations
 
 if TYPE_CHECKING:
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 def setup_of(adata: AnnData) -> dict[str, Any]:
-    """Layer, slide key and grid key that :meth:`STImage.setup_anndata` noted, or the defaults."""
+    """Layer, slide key, grid key and donor key that :meth:`STImage.setup_anndata` noted, or the defaults."""
     setup = notes_of(adata).get("setup", {})
     return {
         "layer": setup.get("layer") or None,
         "slide_key": setup.get("slide_key") or None,
         "grid_key": setup.get("grid_key", _keys.GRID),
+        "donor_key": setup.get("donor_key") or None,
     }
 
 
@@ -31,8 +32,9 @@ def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
     _validate.check_size(adata)
     _validate.check_unique_names(adata, genes=True)
     _validate.check_counts(adata, setup["layer"])
-    if setup["slide_key"] is not None:
-        _validate.check_obs_key(adata, setup["slide_key"], "slide_key")
+    for key in ("slide_key", "donor_key"):
+        if setup[key] is not None:
+            _validate.check_obs_key(adata, setup[key], key)
 
 
 def notes_of(adata: AnnData) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def notes_of(adata: AnnData) -> dict[str, Any]:
 
 def corpus_of(
     data: AnnData | Sequence[AnnData],
-    genes: Sequence[str] | None = None,
+    genes: Sequence[str] | Vocabulary | None = None,
     n_pool_genes: int | None = None,
     *,
     parameter: str = "data",
@@ -58,6 +60,8 @@ def corpus_of(
     setups = [setup or setup_of(adata) for adata in adatas]
     if genes is None:
         genes = _gene_pool(adatas, setups, n_pool_genes)
+    if not isinstance(genes, Vocabulary):
+        genes = Vocabulary.from_anndata(adatas, genes)
     parts = [Corpus.from_anndata(adata, genes=genes, **setup) for adata, setup in zip(adatas, setups, strict=True)]
     source = [number for number, part in enumerate(parts) for _ in part]
     return Corpus.with_unique_names([slide for part in parts for slide in part], genes, source=source)
@@ -86,15 +90,22 @@ def _gene_pool(adatas: list[AnnData], setups: list[dict[str, Any]], n_genes: int
 
 
 def manifest_of(corpus: Corpus) -> dict[str, Any]:
-    """What a model was trained on: slides, with a hash of their counts, and a hash of the vocabulary."""
+    """What a model was trained on: slides, with fingerprints of their counts and donors, and a hash of the vocabulary."""
     slides = pd.DataFrame(
         {
             "name": [slide.name for slide in corpus],
             "n_sites": [slide.n_sites for slide in corpus],
-            "counts_sha256": [hashlib.sha256(slide.library_size.tobytes()).hexdigest() for slide in corpus],
+            "counts_sha256": [library_size_hash(slide) for slide in corpus],
+            "spot_sketch": [slide.spot_sketch for slide in corpus],
+            "donor": [slide.donor for slide in corpus],
         }
     )
     return {"slides": slides, "vocabulary_sha256": vocabulary_hash(corpus.genes)}
+
+
+def library_size_hash(slide: Slide) -> str:
+    """SHA-256 of the counts of each site, in raster order."""
+    return hashlib.sha256(slide.library_size.tobytes()).hexdigest()
 
 
 def vocabulary_hash(genes: Sequence[str]) -> str:

@@ -126,7 +126,7 @@ class STImage(SaveMixin):
                 f"`window`={window} is larger than every slide; the largest, {largest.name!r}, has {largest.shape[0]} x "
                 f"{largest.shape[1]} sites: pass `window={max(min(largest.shape), 2)}` or less."
             )
-        self.genes = self.corpus.genes
+        self.vocabulary = self.corpus.vocabulary
         self.spec = WindowSpec(
             window=window,
             n_genes=min(n_genes, len(self.genes)),
@@ -153,11 +153,21 @@ class STImage(SaveMixin):
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
         return f"STImage ({state}): {len(self.genes)} genes, window {self.spec.window}, slides {slides}"
 
+    @property
+    def genes(self) -> np.ndarray:
+        """Names of the genes of the vocabulary."""
+        return self.vocabulary.genes
+
     @staticmethod
     def setup_anndata(
-        adata: AnnData, *, layer: str | None = None, slide_key: str | None = None, grid_key: str = _keys.GRID
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        slide_key: str | None = None,
+        grid_key: str = _keys.GRID,
+        donor_key: str | None = None,
     ) -> None:
-        """Say where an AnnData keeps raw counts and slides.
+        """Say where an AnnData keeps raw counts, slides and donors.
 
         Parameters
         ----------
@@ -169,6 +179,9 @@ class STImage(SaveMixin):
             Key in ``obs`` of each observation's slide. By default the one that the grid was built with.
         grid_key
             ``key_added`` of the grid.
+        donor_key
+            Key in ``obs`` of who the tissue is from, which a model notes: :func:`stimage.benchmark.compare` refuses to
+            test on a donor that was trained on.
 
         Returns
         -------
@@ -178,13 +191,14 @@ class STImage(SaveMixin):
         Raises
         ------
         KeyError
-            If grid, layer or slide key are missing.
+            If grid, layer, slide key or donor key are missing.
         ValueError
             If the counts are not raw counts.
         """
         _validate.check_anndata(adata)
-        check_setup(adata, {"layer": layer, "slide_key": slide_key, "grid_key": grid_key})
-        setup = {"layer": layer or "", "slide_key": slide_key or "", "grid_key": grid_key}
+        setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
+        check_setup(adata, setup)
+        setup = {key: value or "" for key, value in setup.items()}
         adata.uns[_keys.STIMAGE] = {**notes_of(adata), "setup": setup}
 
     def train(
@@ -413,7 +427,7 @@ class STImage(SaveMixin):
                 raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STImage.load`.")
             return self.corpus
         if not isinstance(data, Corpus):
-            return corpus_of(data, self.genes)
+            return corpus_of(data, self.vocabulary)
         if not np.array_equal(data.genes, self.genes):
             raise ValueError(
                 f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "

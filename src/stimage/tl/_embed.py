@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from stimage import _keys, _validate
@@ -62,7 +63,8 @@ def embed(
         Embedding (observations x dimensions), float32. A site without counts is always hidden, so it is described by
         its surroundings.
     ``uns["stimage"]["X_stimage"]``
-        Model id, version, parameters, vocabulary hash, seed and gene overlap.
+        Model id, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that the
+        model was trained on.
 
     Raises
     ------
@@ -95,7 +97,8 @@ def embed(
     tile_size = 2 * model.spec.window if tile_size is None else tile_size
     options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "seed": seed}
     embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
-    entry = {**model.provenance(adata.var_names), **options, "n_genes_drawn": n_genes or 0}
+    entry = {**model.provenance(adata), **options, "n_genes_drawn": n_genes or 0}
+    entry["manifest"] = json.dumps(model.manifest_record())
     adata = adata.copy() if copy else adata
     adata.obsm[key_added] = embedding
     adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}

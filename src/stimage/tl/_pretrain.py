@@ -25,6 +25,7 @@ def pretrain(
     layer: str | None = None,
     slide_key: str | None = None,
     grid_key: str = _keys.GRID,
+    donor_key: str | None = None,
     preset: Preset = "default",
     window: int = 16,
     n_genes: int = 512,
@@ -60,6 +61,8 @@ def pretrain(
         Key in ``obs`` of each observation's slide; by default the one that the grid was built with.
     grid_key
         ``key_added`` of the grid.
+    donor_key
+        Key in ``obs`` of who the tissue is from, noted in the model so that a benchmark on the same donor is refused.
     preset
         ``"default"`` for a laptop, ``"paper"`` for the published sizes, mask and start.
     window
@@ -141,13 +144,9 @@ def pretrain(
     }
     check_model_options(**model_options)
     check_training_options(**training_options)
-    setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key}
+    setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     if isinstance(adatas, Corpus):
-        chosen = [
-            name
-            for name, value in {"genes": genes, "layer": layer, "slide_key": slide_key}.items()
-            if value is not None
-        ]
+        chosen = [name for name, value in {"genes": genes, **setup, "grid_key": None}.items() if value is not None]
         if chosen:
             raise ValueError(
                 f"`{chosen[0]}` cannot be chosen for a corpus, which has its own: pass AnnData, or leave it out."
