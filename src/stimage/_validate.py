@@ -218,20 +218,6 @@ def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
     return grid["slides"]
 
 
-def check_gene_overlap(genes: pd.Index, vocabulary: NDArray[Any], *, smallest: int = 1) -> int:
-    """Return how many genes are in the vocabulary; raise ``ValueError`` when they are too few."""
-    n_shared = len(pd.Index(genes).intersection(pd.Index(vocabulary)))
-    if n_shared < smallest:
-        hint = ""
-        if genes_are_ensembl(genes) != genes_are_ensembl(pd.Index(vocabulary)):
-            hint = " One side has Ensembl ids and the other gene symbols: put the same kind in `var_names`."
-        raise ValueError(
-            f"{n_shared} genes of adata.var_names (e.g. {listing(genes, 3)}) are among the {len(vocabulary)} of the "
-            f"vocabulary (e.g. {listing(vocabulary, 3)}); at least {smallest} are needed.{hint}"
-        )
-    return n_shared
-
-
 def genes_are_ensembl(genes: pd.Index) -> bool:
     """Whether most gene names are Ensembl ids."""
     return bool(pd.Index(genes).astype(str).str.match(r"ENS[A-Z]*G\d+").mean() > 0.5)

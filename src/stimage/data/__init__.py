@@ -9,11 +9,20 @@ from stimage.data._spectrum import principal_genes
 from stimage.data._splits import split_by_block, split_by_slide
 from stimage.data._windows import Window, WindowSpec, crop, cut_window, window_origins, window_positions
 
+from stimage.data._vocabulary import GeneMatch, Vocabulary
+from stimage.data._units import SampleUnit, SpotSample, SpotSampler
 __all__ = [
     "Corpus",
     "Slide",
     "Window",
+    "GeneMatch",
+    "NearestSites",
+    "SampleUnit",
     "WindowDataModule",
+    "SpotDataset",
+    "SpotSample",
+    "SpotSampler",
+    "Vocabulary",
     "WindowDataset",
     "WindowSpec",
     "collate_windows",

@@ -220,7 +220,7 @@ def reconstruct_region(
         masked = observations_in_region(adata, region).copy()
     else:
         _validate.check_positive("size", size)
-    slides = corpus_of(adata, model.genes).slides
+    slides = corpus_of(adata, model.vocabulary).slides
     if region is None:
         masked = np.zeros(adata.n_obs, dtype=bool)
         masked[random_block(slides, size, seed)] = True
@@ -245,7 +245,8 @@ def reconstruct_region(
         predicted.append(filled[known])
         measured.append(slide.expression[known].toarray())
     layer = setup_of(adata)["layer"]
-    columns = adata.var_names.get_indexer(model.genes)
+    # Of variables that are one gene, the first gets the prediction.
+    columns = model.vocabulary.match(adata).first_variable
     shared = columns >= 0
     return RegionResult(
         masked=masked,
@@ -253,7 +254,9 @@ def reconstruct_region(
             adata.layers[layer] if layer else adata.X, masked, prediction[masked][:, shared], columns[shared]
         ),
         errors=region_errors(
-            np.concatenate(predicted)[:, shared], np.concatenate(measured)[:, shared], model.genes[shared]
+            np.concatenate(predicted)[:, shared],
+            np.concatenate(measured)[:, shared],
+            adata.var_names[columns[shared]].to_numpy(),
         ),
         params={"size": size or 0, "context": context, "seed": seed, "layer": layer or ""},
     )

@@ -93,7 +93,7 @@ def reconstruct_region(
     adata.obs[_keys.region_masked(key_added)] = result.masked
     summary = result.errors.mean()
     adata.uns[key_added] = {
-        "params": {**model.provenance(adata.var_names), **result.params},
+        "params": {**model.provenance(adata), **result.params},
         "errors": result.errors,
         **{name: float(value) for name, value in summary.items()},
     }

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stimage import _validate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+ENSEMBL_ID = r"^(ENS[A-Z]*G\d+)(?:\.\d+)?$"
+LEAST_SHARE, LEAST_GENES = 0.1, 50
+"""A slide is refused when it has less than this share of a vocabulary and fewer than this many genes of it."""
+
+logger = logging.getLogger(__name__)
+
+
+class Vocabulary:
+    """Names of genes, by which the variables of an AnnData are found whatever they are called.
+
+    Parameters
+    ----------
+    genes
+        Names: at least two, none twice.
+    ensembl_ids
+        Ensembl id of genes, by name, as far as known; versions are ignored.
+
+    Examples
+    --------
+    >>> import numpy as np, anndata, pandas as pd
+    >>> from stimage.data import Vocabulary
+    >>> vocabulary = Vocabulary(["GAPDH", "MBP"], {"MBP": "ENSG00000197971"})
+    >>> var = pd.DataFrame(index=["ENSG00000197971.16", "GAPDH", "OTHER"])
+    >>> vocabulary.match(anndata.AnnData(np.ones((2, 3)), var=var)).gene_of_variable.tolist()
+    [1, 0, -1]
+    """
+
+    def __init__(self, genes: Sequence[str] | np.ndarray, ensembl_ids: Mapping[str, str] | None = None) -> None:
+        self.genes = _check_genes(genes)
+        ids = {} if ensembl_ids is None else dict(ensembl_ids)
+        stripped = pd.Series(ids, dtype=object).astype(str).str.extract(ENSEMBL_ID, expand=False)
+        if stripped.isna().any():
+            raise ValueError(
+                f"`ensembl_ids` must hold Ensembl gene ids such as 'ENSG00000111640', found "
+                f"{_validate.listing([ids[gene] for gene in stripped.index[stripped.isna()]], 3)}."
+            )
+        self.ensembl_ids: dict[str, str] = stripped.reindex(self.genes).dropna().to_dict()
+
+    @classmethod
+    def from_anndata(cls, adatas: Sequence[AnnData], genes: Sequence[str] | np.ndarray) -> Vocabulary:
+        """Vocabulary of some genes, with the Ensembl ids that columns of ``var`` give beside their names.
+
+        Parameters
+        ----------
+        adatas
+            Where to look; the first that knows a gene's id counts.
+        genes
+            Names of the genes.
+
+        Returns
+        -------
+        Vocabulary
+            The vocabulary.
+        """
+        genes = _check_genes(genes)
+        ids: dict[str, str] = {}
+        for adata in adatas:
+            for source, names in _names_of_variables(adata).items():
+                if source == "var_names":
+                    continue
+                found = pd.Series(names, index=adata.var_names).str.extract(ENSEMBL_ID, expand=False).dropna()
+                found = found[found.index.isin(genes) & ~found.index.isin(list(ids))]
+                ids |= found[~found.index.duplicated()].to_dict()
+        return cls(genes, ids)
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    @cached_property
+    def _by_name(self) -> pd.Series:
+        return pd.Series(np.arange(len(self)), index=pd.Index(self.genes, dtype=object))
+
+    @cached_property
+    def _by_ensembl_id(self) -> pd.Series:
+        names = pd.Series(self.genes.astype(str), dtype=object)
+        own = names.str.extract(ENSEMBL_ID, expand=False)
+        return _without_repeats(own.fillna(names.map(self.ensembl_ids)).dropna())
+
+    @cached_property
+    def _by_upper_case(self) -> pd.Series:
+        return _without_repeats(pd.Series(self.genes.astype(str), dtype=object).str.upper())
+
+    def match(self, adata: AnnData) -> GeneMatch:
+        """Find the genes of this vocabulary among the variables of an AnnData.
+
+        Names are looked for in ``var_names`` and in every column of text in ``var``; the one that finds most genes is
+        used, ``var_names`` when they are equal. A name is a gene's when it is the same, else when it is its Ensembl id
+        (any version), else when they differ in upper and lower case only and the gene was not found otherwise. Where
+        several variables are one gene, their counts are to be added.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData.
+
+        Returns
+        -------
+        GeneMatch
+            The gene of each variable, and how it was found.
+
+        Raises
+        ------
+        ValueError
+            If fewer than 50 genes and less than a tenth of the vocabulary are found.
+        """
+        matches = [self._match_names(source, names) for source, names in _names_of_variables(adata).items()]
+        best = max(matches, key=lambda match: match.n_genes)
+        needed = min(LEAST_GENES, math.ceil(LEAST_SHARE * len(self)))
+        if best.n_genes < needed:
+            hint = ""
+            if _validate.genes_are_ensembl(adata.var_names) != _validate.genes_are_ensembl(pd.Index(self.genes)):
+                hint = "One side has Ensembl ids and the other gene symbols: put the same kind in `var_names`. "
+            raise ValueError(
+                f"{best.n_genes} genes of adata.var_names (e.g. {_validate.listing(adata.var_names, 3)}) are among the "
+                f"{len(self)} of the vocabulary (e.g. {_validate.listing(self.genes, 3)}); at least {needed} are "
+                f"needed. {hint}For another organism or panel, train a model with `stimage.tl.pretrain(adata)`."
+            )
+        return best
+
+    def _match_names(self, source: str, names: np.ndarray) -> GeneMatch:
+        gene = _look_up(self._by_name, names)
+        ids = pd.Series(names, dtype=object).str.extract(ENSEMBL_ID, expand=False).to_numpy()
+        by_id = np.where(gene < 0, _look_up(self._by_ensembl_id, ids), -1)
+        gene = np.where(by_id >= 0, by_id, gene)
+        upper = pd.Series(names, dtype=object).str.upper().to_numpy()
+        folded = np.where(gene < 0, _look_up(self._by_upper_case, upper), -1)
+        folded[np.isin(folded, gene)] = -1
+        return GeneMatch(
+            gene_of_variable=np.where(folded >= 0, folded, gene),
+            source=source,
+            n_vocabulary=len(self),
+            n_by_ensembl_id=len(np.unique(by_id[by_id >= 0])),
+            n_ignoring_case=len(np.unique(folded[folded >= 0])),
+        )
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Which gene of a vocabulary each variable of an AnnData is.
+
+    Parameters
+    ----------
+    gene_of_variable
+        Vocabulary index of each variable, -1 for none (variables).
+    source
+        Where the names were: ``"var_names"`` or a column of ``var``.
+    n_vocabulary
+        Genes of the vocabulary.
+    n_by_ensembl_id
+        Genes found by their Ensembl id.
+    n_ignoring_case
+        Genes found only after ignoring upper and lower case.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> match = sti.data.Vocabulary(adata.var_names[:100]).match(adata)
+    >>> match.n_genes, match.share, match.source
+    (100, 1.0, 'var_names')
+    """
+
+    gene_of_variable: np.ndarray
+    source: str
+    n_vocabulary: int
+    n_by_ensembl_id: int
+    n_ignoring_case: int
+
+    @cached_property
+    def n_genes(self) -> int:
+        """Genes of the vocabulary that were found."""
+        return len(np.unique(self.gene_of_variable[self.gene_of_variable >= 0]))
+
+    @property
+    def share(self) -> float:
+        """Share of the vocabulary that was found."""
+        return self.n_genes / self.n_vocabulary
+
+    @property
+    def first_variable(self) -> np.ndarray:
+        """First variable of each gene, -1 for none (vocabulary)."""
+        first = np.full(self.n_vocabulary, -1)
+        known = np.flatnonzero(self.gene_of_variable >= 0)[::-1]
+        first[self.gene_of_variable[known]] = known
+        return first
+
+    def notes(self) -> dict[str, Any]:
+        """The match as entries of ``uns``, h5ad-writable."""
+        return {
+            "n_genes_vocabulary": self.n_vocabulary,
+            "n_genes_shared": self.n_genes,
+            "share_of_vocabulary": self.share,
+            "gene_names_from": self.source,
+            "n_genes_by_ensembl_id": self.n_by_ensembl_id,
+            "n_genes_ignoring_case": self.n_ignoring_case,
+        }
+
+    def report(self) -> None:
+        """Log how many genes were found, and warn where case had to be ignored."""
+        logger.info(
+            "%d of the %d genes of the vocabulary (%.0f %%) found in %s, %d of them by Ensembl id and %d ignoring case.",
+            self.n_genes,
+            self.n_vocabulary,
+            100 * self.share,
+            self.source if self.source == "var_names" else f"var[{self.source!r}]",
+            self.n_by_ensembl_id,
+            self.n_ignoring_case,
+        )
+        if self.n_ignoring_case:
+            warnings.warn(
+                f"{self.n_ignoring_case} of {self.n_genes} genes match the vocabulary only when upper and lower case are "
+                "ignored. For a slide of another species they are orthologs at best: check that this is what you want, "
+                "or train a model on it with `stimage.tl.pretrain`.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def _names_of_variables(adata: AnnData) -> dict[str, np.ndarray]:
+    """What the variables are called: in ``var_names`` and in the text columns of ``var``; missing names are empty."""
+    names = {"var_names": adata.var_names.astype(str).to_numpy(dtype=object)}
+    for column, values in adata.var.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.astype(values.cat.categories.dtype)
+        if pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values):
+            names[str(column)] = values.where(values.notna(), "").astype(str).to_numpy(dtype=object)
+    return names
+
+
+def _look_up(index: pd.Series, names: np.ndarray) -> np.ndarray:
+    """Values of a series at some names, -1 where it has none."""
+    place = index.index.get_indexer(pd.Index(names, dtype=object))
+    return np.where(place >= 0, np.append(index.to_numpy(dtype=np.int64), -1)[place], -1)
+
+
+def _without_repeats(names: pd.Series) -> pd.Series:
+    """Vocabulary index by another name, leaving out names that several genes have."""
+    names = names[~names.duplicated(keep=False)]
+    return pd.Series(names.index.to_numpy(), index=pd.Index(names.to_numpy(), dtype=object))
+
+
+def _check_genes(genes: Sequence[str] | np.ndarray) -> np.ndarray:
+    if isinstance(genes, str) or not isinstance(genes, Sequence | np.ndarray | pd.Index | pd.Series):
+        raise TypeError(f"`genes` must be a sequence of gene names, found {type(genes).__name__}.")
+    genes = np.asarray(genes, dtype=object)
+    others = {type(gene).__name__ for gene in genes if not isinstance(gene, str)}
+    if others:
+        raise TypeError(f"`genes` must hold gene names, found {_validate.listing(sorted(others))} among them.")
+    if len(genes) < 2:
+        raise ValueError(f"`genes` has {len(genes)} genes, at least 2 are needed.")
+    repeated = [gene for gene, count in Counter(genes).items() if count > 1]
+    if repeated:
+        raise ValueError(f"`genes` has repeated names ({_validate.listing(repeated, 3)}): give each gene once.")
+    return genes
