@@ -1,34 +1,37 @@
 """Slides as images: windows, gene selection, masks, splits and the data module. Knows no model."""
 
 from stimage.data._corpus import Corpus
-from stimage.data._datamodule import WindowDataModule, WindowDataset, collate_windows
+from stimage.data._datamodule import SpotDataset, WindowDataModule, WindowDataset, collate_windows
 from stimage.data._gene_selection import select_window_genes
+from stimage.data._macro_domains import macro_domains
 from stimage.data._masking import draw_hidden_sites
+from stimage.data._neighbors import NearestSites
 from stimage.data._slide import Slide, site_positions
 from stimage.data._spectrum import principal_genes
 from stimage.data._splits import split_by_block, split_by_slide
+from stimage.data._units import SampleUnit, SpotSample, SpotSampler
+from stimage.data._vocabulary import GeneMatch, Vocabulary
 from stimage.data._windows import Window, WindowSpec, crop, cut_window, window_origins, window_positions
 
-from stimage.data._vocabulary import GeneMatch, Vocabulary
-from stimage.data._units import SampleUnit, SpotSample, SpotSampler
 __all__ = [
     "Corpus",
-    "Slide",
-    "Window",
     "GeneMatch",
     "NearestSites",
     "SampleUnit",
-    "WindowDataModule",
+    "Slide",
     "SpotDataset",
     "SpotSample",
     "SpotSampler",
     "Vocabulary",
+    "Window",
+    "WindowDataModule",
     "WindowDataset",
     "WindowSpec",
     "collate_windows",
     "crop",
     "cut_window",
     "draw_hidden_sites",
+    "macro_domains",
     "principal_genes",
     "select_window_genes",
     "site_positions",

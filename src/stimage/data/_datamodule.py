@@ -11,10 +11,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from stimage.data._corpus import Corpus
 from stimage.data._slide import Slide
 from stimage.data._splits import split_by_block, split_by_slide
+from stimage.data._units import SampleUnit, SpotSample, SpotSampler
 from stimage.data._windows import Window, WindowSpec, cut_window, window_origins
 
 Batch = dict[str, torch.Tensor]
 """The fields of :class:`Window`, stacked along a first axis."""
+
+PATCH = SampleUnit()
 
 
 class WindowDataset(Dataset):
@@ -61,6 +64,50 @@ class WindowDataset(Dataset):
         return cut_window(self.slides[choice], int(top), int(left), self.spec, rng)
 
 
+class SpotDataset(Dataset):
+    """Random spots of a set of slides, for the units without windows; item ``i`` is the same in every process.
+
+    A slide is drawn in proportion to its sites, then as many of its spots as a window has tokens.
+
+    Parameters
+    ----------
+    slides
+        The slides.
+    spec
+        Tokens, genes and what is hidden.
+    unit
+        ``"spot"``, ``"neighborhood"`` or ``"slice"``.
+    seed
+        Seed of everything random.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> spec = sti.data.WindowSpec(window=8, n_genes=64)
+    >>> spots = sti.data.SpotDataset([slide], spec, sti.data.SampleUnit("slice"), seed=0)
+    >>> spots[0].expression.shape
+    (64, 64)
+    """
+
+    def __init__(self, slides: list[Slide], spec: WindowSpec, unit: SampleUnit, *, seed: int) -> None:
+        self.spec = spec
+        self.seed = seed
+        n_active = np.array([int(slide.active.sum()) for slide in slides])
+        # The expression of one spot does not vary: there is nothing to predict.
+        n_active[n_active < 2] = 0
+        if not n_active.any():
+            raise ValueError("No slide has data in at least two sites.")
+        self.samplers = [SpotSampler(slide, unit, seed=seed) for slide, n in zip(slides, n_active, strict=True) if n]
+        self.weights = n_active[n_active > 0] / n_active.sum()
+
+    def __getitem__(self, index: int) -> SpotSample:
+        rng = np.random.default_rng([self.seed, index])
+        return self.samplers[rng.choice(len(self.samplers), p=self.weights)].draw(self.spec, rng)
+
+
 class EpochSampler(Sampler[int]):
     """Window numbers of an epoch: every epoch gets new ones. Lightning calls ``set_epoch``."""
 
@@ -104,7 +151,7 @@ def collate_windows(windows: list[Window]) -> Batch:
     """
     return {
         field.name: torch.from_numpy(np.stack([getattr(window, field.name) for window in windows]))
-        for field in fields(Window)
+        for field in fields(windows[0])
     }
 
 
@@ -127,6 +174,8 @@ class WindowDataModule(lightning.LightningDataModule):
         Processes that cut windows; the windows do not depend on it.
     seed
         Seed of windows, genes, masks and split.
+    unit
+        What a sample is: a window by default.
 
     Examples
     --------
@@ -150,9 +199,11 @@ class WindowDataModule(lightning.LightningDataModule):
         validation_size: float = 0.0,
         num_workers: int = 0,
         seed: int = 0,
+        unit: SampleUnit = PATCH,
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.unit = unit
         self.batch_size = batch_size
         self.windows_per_epoch = windows_per_epoch
         self.num_workers = num_workers
@@ -166,16 +217,21 @@ class WindowDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Random windows, new ones in every epoch."""
-        return self._loader(WindowDataset(self.training_slides, self.spec, seed=self.seed), self.windows_per_epoch)
+        return self._loader(self._dataset(self.training_slides, self.seed), self.windows_per_epoch)
 
     def val_dataloader(self) -> DataLoader | list:
         """A fixed set of windows of the held-out part, a quarter as many as in a training epoch."""
         if not self.validation_slides:
             return []
         n_windows = max(self.windows_per_epoch // 4, self.batch_size)
-        return self._loader(WindowDataset(self.validation_slides, self.spec, seed=self.seed + 1), n_windows, fixed=True)
+        return self._loader(self._dataset(self.validation_slides, self.seed + 1), n_windows, fixed=True)
 
-    def _loader(self, dataset: WindowDataset, n_windows: int, *, fixed: bool = False) -> DataLoader:
+    def _dataset(self, slides: list[Slide], seed: int) -> WindowDataset | SpotDataset:
+        if self.unit.name == "patch":
+            return WindowDataset(slides, self.spec, seed=seed)
+        return SpotDataset(slides, self.spec, self.unit, seed=seed)
+
+    def _loader(self, dataset: Dataset, n_windows: int, *, fixed: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

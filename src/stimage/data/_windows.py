@@ -197,6 +197,28 @@ def window_origins(slide: Slide, window: int, min_occupancy: float) -> np.ndarra
     return np.column_stack([tops[top], lefts[left]])
 
 
+def read_sites(
+    slide: Slide, sites: np.ndarray, spec: WindowSpec, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Choose genes by their variance over some sites (-1 for none) and read them: the fields of :class:`Window`.
+
+    Returns ``observed``, ``expression``, ``genes`` and ``gene_valid``.
+    """
+    observed = sites >= 0
+    observed[observed] = slide.active[sites[observed]]
+    candidates = np.flatnonzero(slide.measured)
+    block = slide.expression[sites[observed]].toarray()
+    chosen = candidates[
+        select_window_genes(block.var(axis=0)[candidates], spec.n_genes, method=spec.gene_selection, rng=rng)
+    ]
+    genes = np.zeros(spec.n_genes, dtype=np.int64)
+    genes[: len(chosen)] = chosen
+    gene_valid = np.arange(spec.n_genes) < len(chosen)
+    expression = np.zeros((len(sites), spec.n_genes), dtype=np.float32)
+    expression[np.ix_(observed, gene_valid)] = block[:, chosen] - slide.gene_mean[chosen]
+    return observed, expression, genes, gene_valid
+
+
 def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.random.Generator) -> Window:
     """Cut one window: crop, choose genes by their variance in it, hide a part (equations 6 to 8 of the paper).
 
@@ -230,19 +252,7 @@ def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.rand
     """
     size = spec.window
     sites = crop(slide.raster, top, left, size, size).ravel()
-    observed = sites >= 0
-    observed[observed] = slide.active[sites[observed]]
-    candidates = np.flatnonzero(slide.measured)
-    block = slide.expression[sites[observed]].toarray()
-    chosen = candidates[
-        select_window_genes(block.var(axis=0)[candidates], spec.n_genes, method=spec.gene_selection, rng=rng)
-    ]
-    genes = np.zeros(spec.n_genes, dtype=np.int64)
-    genes[: len(chosen)] = chosen
-    gene_valid = np.arange(spec.n_genes) < len(chosen)
-    expression = np.zeros((size * size, spec.n_genes), dtype=np.float32)
-    expression[np.ix_(observed, gene_valid)] = block[:, chosen] - slide.gene_mean[chosen]
-
+    observed, expression, genes, gene_valid = read_sites(slide, sites, spec, rng)
     if spec.masking == "site_gene":
         hidden = (rng.random(expression.shape) < spec.mask_ratio) & observed[:, None] & gene_valid
     else:

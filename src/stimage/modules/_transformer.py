@@ -64,6 +64,15 @@ class LocalAttention(nn.Module):
         """
         batch, n_sites, dim = sites.shape
         query, key, value = self.projection(sites).view(batch, n_sites, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        if n_sites == 1:
+            # A site on its own looks at itself, whatever the scores.
+            attended = value
+        else:
+            attended = self._attend(query, key, value, positions, visible)
+        attended = attended.transpose(1, 2).reshape(batch, n_sites, dim)
+        return self.dropout(self.output(attended))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         sharpness = self.log_sharpness.exp().view(1, -1, 1, 1)
         place = positions.unsqueeze(1)
         by_place = sharpness * torch.cat([2 * place, -torch.ones_like(place[..., :1])], dim=-1)
@@ -76,8 +85,7 @@ class LocalAttention(nn.Module):
             attn_mask=visible[:, None, None, :],
             scale=1.0,
         )
-        attended = attended[..., :-3].transpose(1, 2).reshape(batch, n_sites, dim)
-        return self.dropout(self.output(attended))
+        return attended[..., :-3]
 
 
 class Block(nn.Module):
