@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SUBPACKAGES = ["benchmark", "data", "datasets", "models", "modules", "pl", "pp", "tl", "train"]
+SUBPACKAGES = ["benchmark", "data", "datasets", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
 
 
 @pytest.mark.parametrize("name", SUBPACKAGES)

@@ -362,7 +362,7 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"model": None}, TypeError, ["`model` must be a stimage.models.STImage", "NoneType", "pretrain"]),
+        ({"model": 1}, TypeError, ["`model` must be a stimage.models.STImage", "int", "pretrain"]),
         ({"model": "checkpoint"}, TypeError, ["`model` must be a stimage.models.STImage", "found str", "load"]),
         ({"mode": "hidden"}, ValueError, ["`mode` must be one of", "'context'", "found 'hidden'"]),
         ({"mode": None}, ValueError, ["`mode` must be one of", "found None"]),
@@ -374,6 +374,9 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
         ({"n_genes": 10.5}, TypeError, ["`n_genes` must be an integer", "float"]),
         ({"batch_size": 0}, ValueError, ["`batch_size` must be at least 1"]),
         ({"batch_size": None}, TypeError, ["`batch_size` must be an integer", "NoneType"]),
+        ({"adapt_epochs": -1}, ValueError, ["`adapt_epochs` must be at least 0", "found -1"]),
+        ({"adapt_epochs": 1.5}, TypeError, ["`adapt_epochs` must be an integer", "float"]),
+        ({"adapt_epochs": 1, "n_repeats": 0}, ValueError, ["`n_repeats` must be at least 1", "found 0"]),
         ({"seed": -1}, ValueError, ["`seed` must be at least 0"]),
         ({"seed": None}, TypeError, ["`seed` must be an integer"]),
         ({"key_added": None}, TypeError, ["`key_added` must be a string", "NoneType"]),
@@ -391,7 +394,7 @@ def a_mask(share):
 
 
 REGION_OPTIONS = [
-    ({"model": None}, TypeError, ["`model` must be a stimage.models.STImage", "NoneType", "pretrain"]),
+    ({"model": 1}, TypeError, ["`model` must be a stimage.models.STImage", "int", "pretrain"]),
     ({"size": None}, ValueError, ["either `region` or `size`"]),
     ({"size": 2, "region": a_mask(0.2)}, ValueError, ["either `region` or `size`"]),
     ({"size": 0}, ValueError, ["`size` must be at least 1", "found 0"]),

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 class SaveMixin:
     """Saving, loading and provenance of a model that owns a module, a vocabulary and a manifest."""
 
+    @property
+    def model_id(self) -> str:
+        """Hash of the weights, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def provenance(self, adata: AnnData) -> dict[str, Any]:
         """What to note beside a result.
 
@@ -35,13 +44,11 @@ class SaveMixin:
         dict
             Model id (hash of the weights), version, vocabulary hash and gene overlap; h5ad-writable.
         """
-        digest = hashlib.sha256()
-        for name, tensor in self.module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().numpy().tobytes())
         return {
             "model": type(self).__name__,
-            "model_id": digest.hexdigest()[:16],
+            "model_id": self.model_id,
+            "adapted_from": self.manifest.get("adapted_from", ""),
+            "adapted_epochs": self.manifest.get("adapted_epochs", 0),
             "stimage_version": version("stimage"),
             "vocabulary_sha256": self.manifest["vocabulary_sha256"],
             **self.vocabulary.match(adata).notes(),
@@ -57,7 +64,7 @@ class SaveMixin:
         """
         return {**self.manifest, "slides": self.manifest["slides"].to_dict("records")}
 
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, directory: str | Path, *, overwrite: bool = False, half_precision: bool = False) -> None:
         """Write the model as safetensors and JSON.
 
         Parameters
@@ -66,6 +73,8 @@ class SaveMixin:
             Where to write; made when absent.
         overwrite
             Replace a model that is there.
+        half_precision
+            Store weights as 16-bit floating point numbers, in half the space; a loaded model computes in 32 bits again.
 
         Raises
         ------
@@ -87,7 +96,10 @@ class SaveMixin:
             "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
             "manifest": self.manifest_record(),
         }
-        save_checkpoint(directory, kind=type(self).__name__, weights=self.module.state_dict(), config=config)
+        weights = self.module.state_dict()
+        if half_precision:
+            weights = {name: tensor.half() for name, tensor in weights.items()}
+        save_checkpoint(directory, kind=type(self).__name__, weights=weights, config=config)
 
     @classmethod
     def load(cls, directory: str | Path, data: AnnData | Sequence[AnnData] | Corpus | None = None) -> Self:

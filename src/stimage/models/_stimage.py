@@ -14,6 +14,7 @@ from stimage._progress import progress
 from stimage.data import Corpus, Slide, WindowDataModule, WindowSpec, principal_genes
 from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
+from stimage.models._adapting import AdaptMixin
 from stimage.models._fit import fit
 from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
 from stimage.models._options import check_model_options, check_training_options
@@ -31,7 +32,7 @@ LARGEST_REGION_WINDOW = 40
 """Rows and columns up to which a hidden region and its surroundings are one window."""
 
 
-class STImage(SaveMixin):
+class STImage(AdaptMixin, SaveMixin):
     """Masked autoencoder over windows of spatial transcriptomics slides.
 
     A slide is an image whose channels are genes. Random windows with a subset of genes are hidden in part and filled in
@@ -332,16 +333,9 @@ class STImage(SaveMixin):
         numpy.ndarray
             Embedding (observations x 128 by default, twice that with ``"both"``), float32, in the order of the AnnData.
         """
-        _validate.check_choice("mode", mode, EMBEDDING_MODES)
-        if mode != "visible":
-            self._check_hides_sites(f"`mode={mode!r}`", "pass `mode='visible'`")
-        _validate.check_seed(seed)
-        _validate.check_positive("n_repeats", n_repeats)
-        _validate.check_positive("batch_size", batch_size)
-        if tile_size is not None:
-            _validate.check_positive("tile_size", tile_size, smallest=2)
-        if n_genes is not None:
-            _validate.check_positive("n_genes", n_genes)
+        self.check_embedding_options(
+            mode=mode, tile_size=tile_size, n_repeats=n_repeats, n_genes=n_genes, batch_size=batch_size, seed=seed
+        )
         corpus = self._corpus_for(data)
         rows = []
         for slide in progress(corpus, "Embedding slides"):
@@ -414,6 +408,27 @@ class STImage(SaveMixin):
             If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
         """
         return reconstruct_region(self, adata, region=region, size=size, context=context, seed=seed)
+
+    def check_embedding_options(
+        self, *, mode: Any, tile_size: Any, n_repeats: Any, n_genes: Any, batch_size: Any, seed: Any
+    ) -> None:
+        """Raise ``ValueError`` or ``TypeError`` for options of :meth:`get_latent_representation` that it would refuse.
+
+        Parameters
+        ----------
+        mode, tile_size, n_repeats, n_genes, batch_size, seed
+            As in :meth:`get_latent_representation`.
+        """
+        _validate.check_choice("mode", mode, EMBEDDING_MODES)
+        if mode != "visible":
+            self._check_hides_sites(f"`mode={mode!r}`", "pass `mode='visible'`")
+        _validate.check_seed(seed)
+        _validate.check_positive("n_repeats", n_repeats)
+        _validate.check_positive("batch_size", batch_size)
+        if tile_size is not None:
+            _validate.check_positive("tile_size", tile_size, smallest=2)
+        if n_genes is not None:
+            _validate.check_positive("n_genes", n_genes)
 
     def _check_hides_sites(self, what: str, advice: str) -> None:
         if self.spec.masking == "site_gene":

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from stimage import _keys, _validate
+from stimage import _keys, _validate, pretrained
 from stimage.models import STImage
 from stimage.models._setup import notes_of
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 def embed(
     adata: AnnData,
-    model: STImage,
+    model: STImage | None = None,
     *,
     mode: EmbeddingMode = "both",
     tile_size: int | None = None,
     n_repeats: int = 4,
     n_genes: int | None = None,
     batch_size: int = 32,
+    adapt_epochs: int = 0,
     seed: int = 0,
     key_added: str = _keys.REPRESENTATION,
     copy: bool = False,
@@ -31,10 +32,11 @@ def embed(
     Parameters
     ----------
     adata
-        AnnData after :func:`stimage.pp.compact_grid`, with any genes that overlap the model's. Counts are read from
-        ``X``, or from where :meth:`stimage.models.STImage.setup_anndata` said.
+        AnnData after :func:`stimage.pp.compact_grid`, with any genes that overlap the model's: symbols or Ensembl ids,
+        in ``var_names`` or a column of ``var``. Counts are read from ``X``, or from where
+        :meth:`stimage.models.STImage.setup_anndata` said.
     model
-        A trained model.
+        A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
     mode
         ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it, which is its
         surroundings' view of it; ``"both"``: side by side, each scaled to unit spread.
@@ -47,8 +49,11 @@ def embed(
         Genes drawn in each repeat; by default all genes are used.
     batch_size
         Windows in a forward pass. The result does not depend on it.
+    adapt_epochs
+        Train a copy of the model on this AnnData for so many epochs first, see :meth:`stimage.models.STImage.adapt`;
+        ``model`` stays as it is.
     seed
-        Seed of the choice of sites hidden together and of gene draws.
+        Seed of the choice of sites hidden together, of gene draws and of adaptation.
     key_added
         Key of the embedding.
     copy
@@ -63,7 +68,7 @@ def embed(
         Embedding (observations x dimensions), float32. A site without counts is always hidden, so it is described by
         its surroundings.
     ``uns["stimage"]["X_stimage"]``
-        Model id, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that the
+        Model id, epochs of adaptation, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that the
         model was trained on.
 
     Raises
@@ -71,7 +76,14 @@ def embed(
     KeyError
         If there is no grid.
     ValueError
-        If counts are not raw, or no gene is known to the model.
+        If counts are not raw, or too few genes are known to the model.
+    FileNotFoundError
+        If no model is given and the package was installed without its checkpoint.
+
+    Warns
+    -----
+    UserWarning
+        If genes match only when upper and lower case are ignored.
 
     Examples
     --------
@@ -89,13 +101,19 @@ def embed(
     Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
     """
     _validate.check_anndata(adata)
-    _validate.check_model(model, STImage)
+    if model is not None:
+        _validate.check_model(model, STImage)
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
+    _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
     notes = notes_of(adata)
+    model = pretrained.load() if model is None else model
     tile_size = 2 * model.spec.window if tile_size is None else tile_size
     options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "seed": seed}
+    if adapt_epochs:
+        model.check_embedding_options(**options, n_genes=n_genes, batch_size=batch_size)
+        model = model.adapt(adata, adapt_epochs, seed=seed)
     embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
     entry = {**model.provenance(adata), **options, "n_genes_drawn": n_genes or 0}
     entry["manifest"] = json.dumps(model.manifest_record())

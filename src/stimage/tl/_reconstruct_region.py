@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimage import _keys, _validate
+from stimage import _keys, _validate, pretrained
 from stimage.models import STImage
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def reconstruct_region(
     adata: AnnData,
-    model: STImage,
+    model: STImage | None = None,
     *,
     region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
     size: int | None = None,
@@ -34,7 +34,7 @@ def reconstruct_region(
     adata
         AnnData after :func:`stimage.pp.compact_grid`.
     model
-        A trained model.
+        A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
     region
         What to hide: a boolean mask, observation names, or a boolean column of ``obs``.
     size
@@ -85,8 +85,10 @@ def reconstruct_region(
     Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4 (masked region reconstruction).
     """
     _validate.check_anndata(adata)
-    _validate.check_model(model, STImage)
+    if model is not None:
+        _validate.check_model(model, STImage)
     _validate.check_key_added(key_added)
+    model = pretrained.load() if model is None else model
     result = model.reconstruct_region(adata, region=region, size=size, context=context, seed=seed)
     adata = adata.copy() if copy else adata
     adata.layers[key_added] = result.expression
