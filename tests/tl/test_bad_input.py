@@ -365,7 +365,6 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
         ({"model": 1}, TypeError, ["`model` must be a stimage.models.STImage", "int", "pretrain"]),
         ({"model": "checkpoint"}, TypeError, ["`model` must be a stimage.models.STImage", "found str", "load"]),
         ({"mode": "hidden"}, ValueError, ["`mode` must be one of", "'context'", "found 'hidden'"]),
-        ({"mode": None}, ValueError, ["`mode` must be one of", "found None"]),
         ({"n_repeats": 0}, ValueError, ["`n_repeats` must be at least 1", "found 0"]),
         ({"n_repeats": 2.0}, TypeError, ["`n_repeats` must be an integer", "float"]),
         ({"tile_size": 0}, ValueError, ["`tile_size` must be at least 2", "found 0"]),

@@ -109,7 +109,7 @@ class SpotSampler:
         self.domains = macro_domains(slide, unit.n_macro_domains, seed=seed) if unit.name == "slice" else None
 
     def draw(self, spec: WindowSpec, rng: np.random.Generator) -> SpotSample:
-        """Draw a sample of ``window ** 2`` tokens, or as many whole neighbourhoods as fit in.
+        """Draw a sample of ``window ** 2`` tokens, or of the number of whole neighbourhoods that comes nearest to it.
 
         Spots, or centres, are drawn uniformly without replacement; a slide of fewer spots is padded. Macro-domains are
         those of the slide, represented by the spots that were drawn.
@@ -127,7 +127,7 @@ class SpotSampler:
             The sample.
         """
         group_size = 1 + self.unit.n_neighbors if self.unit.name == "neighborhood" else 1
-        n_spots = spec.window**2 // group_size
+        n_spots = max(round(spec.window**2 / group_size), 1)
         drawn = rng.permutation(self.active)[:n_spots]
         spots = np.full(n_spots, -1, dtype=np.int64)
         spots[: len(drawn)] = drawn

@@ -12,8 +12,8 @@ import pandas as pd
 
 def fit(
     plan: lightning.LightningModule, data: lightning.LightningDataModule, **options: Any
-) -> dict[str, pd.DataFrame]:
-    """Train with scvi-tools' trainer and return what it logged: a data frame for each loss.
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Train with scvi-tools' trainer and return a data frame for each loss that it logged, and the number of tokens seen.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ def fit(
         trainer = Trainer(**options)
         trainer.fit(plan, data)
     logged = trainer.logger.history
-    return {name: logged[name].astype(float) for name in logged if name.endswith("_loss")}
+    losses = {name: logged[name].astype(float) for name in logged if name.endswith("_loss")}
+    return losses, round(float(logged["train_tokens"].to_numpy(dtype=float).sum()))
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def project(module: MaskedAutoencoder, slide: Slide, genes: np.ndarray | None = 
         subset[genes] = embedding[genes]
         embedding = subset
     projected = slide.expression @ embedding - slide.gene_mean @ embedding
-    device = module.mask_token.device
+    device = module.genes.embedding.device
     return module.genes.normalise(torch.from_numpy(projected.astype(np.float32)).to(device))
 
 
@@ -153,7 +153,7 @@ def embed_slide(
     tokens = project(module, slide)
     for repeat in range(n_repeats):
         if n_genes is not None:
-            tokens = project(module, slide, _draw_genes(slide, n_genes, rng))
+            tokens = project(module, slide, draw_genes(slide, n_genes, rng))
         if mode != "context" and (repeat == 0 or n_genes is not None):
             nothing = np.zeros(slide.n_sites, dtype=bool)
             visible.append(site_vectors(module, slide, tokens, nothing, tiles, batch_size=batch_size))
@@ -170,7 +170,7 @@ def embed_slide(
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _draw_genes(slide: Slide, n_genes: int, rng: np.random.Generator) -> np.ndarray:
+def draw_genes(slide: Slide, n_genes: int, rng: np.random.Generator) -> np.ndarray:
     from stimage.data import select_window_genes
 
     candidates = np.flatnonzero(slide.measured)

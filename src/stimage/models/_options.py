@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from stimage import _validate
+from stimage.data import Slide
 from stimage.data._gene_selection import GENE_SELECTIONS
 from stimage.data._masking import MASKINGS
+from stimage.data._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
+from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode
 from stimage.models._presets import PRESETS
 
 
@@ -32,6 +36,54 @@ def check_model_options(
     _validate.check_positive("n_genes", n_genes)
     _validate.check_positive("n_pool_genes", n_pool_genes)
     _validate.check_seed(seed)
+
+
+def check_unit_options(
+    *, unit: Any, masking: Any, window: Any, n_neighbors: Any, neighbor_weights: Any, n_macro_domains: Any
+) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for a sample unit that a model cannot be built with."""
+    _validate.check_choice("unit", unit, UNITS)
+    _validate.check_choice("neighbor_weights", neighbor_weights, NEIGHBOR_WEIGHTS)
+    _validate.check_positive("n_neighbors", n_neighbors)
+    _validate.check_positive("n_macro_domains", n_macro_domains)
+    if unit != "patch" and masking not in (None, "site_gene"):
+        raise ValueError(
+            f"`masking`={masking!r} hides sites of a window, `unit`={unit!r} hides single values of a spot: leave `masking` "
+            "out, or pass `unit='patch'`."
+        )
+    if unit == "neighborhood" and 1 + n_neighbors > window**2:
+        raise ValueError(
+            f"A spot and its `n_neighbors`={n_neighbors} neighbours are more than the {window**2} tokens of a sample "
+            f"(`window`={window}): pass fewer neighbours or a larger window."
+        )
+
+
+def check_window(window: int, slides: Iterable[Slide]) -> None:
+    """Raise ``ValueError`` when a window is larger than every slide."""
+    largest = max(slides, key=lambda slide: min(slide.shape))
+    if window > max(max(slide.shape) for slide in slides):
+        raise ValueError(
+            f"`window`={window} is larger than every slide; the largest, {largest.name!r}, has {largest.shape[0]} x "
+            f"{largest.shape[1]} sites: pass `window={max(min(largest.shape), 2)}` or less."
+        )
+
+
+def embedding_mode(mode: Any, unit: SampleUnit, *, tile_size: Any = None) -> EmbeddingMode:
+    """The mode that was asked for, or the default of the unit; raise ``ValueError`` unless the unit has it."""
+    if mode is not None:
+        _validate.check_choice("mode", mode, EMBEDDING_MODES)
+    if unit.name == "patch":
+        return "both" if mode is None else mode
+    if mode not in (None, "visible"):
+        raise ValueError(
+            f"`mode`={mode!r} hides sites, which a model of `unit`={unit.name!r} never saw: leave `mode` out, or pass "
+            "`mode='visible'`."
+        )
+    if tile_size is not None:
+        raise ValueError(
+            f"`tile_size`={tile_size!r} is for windows, which `unit`={unit.name!r} has none of: leave it out."
+        )
+    return "visible"
 
 
 def check_training_options(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from stimage import _validate
-from stimage.data import Corpus, Vocabulary, WindowSpec
+from stimage.data import Corpus, SampleUnit, Vocabulary, WindowSpec
 from stimage.models._setup import vocabulary_hash
-from stimage.modules import AutoencoderConfig, MaskedAutoencoder
+from stimage.models._units import build_module
+from stimage.modules import AutoencoderConfig
 from stimage.train import OptimizerConfig, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ class SaveMixin:
         Returns
         -------
         dict
-            Model id (hash of the weights), version, vocabulary hash and gene overlap; h5ad-writable.
+            Model id, epochs of adaptation, version, vocabulary hash and gene overlap; h5ad-writable.
         """
         return {
             "model": type(self).__name__,
+            "unit": self.unit.name,
             "model_id": self.model_id,
             "adapted_from": self.manifest.get("adapted_from", ""),
             "adapted_epochs": self.manifest.get("adapted_epochs", 0),
@@ -89,10 +91,12 @@ class SaveMixin:
             "genes": self.genes.tolist(),
             "ensembl_ids": self.vocabulary.ensembl_ids,
             "spec": asdict(self.spec),
+            "unit": asdict(self.unit),
             "autoencoder": asdict(self.autoencoder),
             "optimizer": asdict(self.optimizer),
             "seed": self.seed,
             "is_trained": self.is_trained,
+            "n_tokens_seen": self.n_tokens_seen,
             "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
             "manifest": self.manifest_record(),
         }
@@ -130,15 +134,18 @@ class SaveMixin:
         try:
             model.vocabulary = Vocabulary(config["genes"], config["ensembl_ids"])
             model.spec = WindowSpec(**config["spec"])
+            # Models saved before there were other units are of windows.
+            model.unit = SampleUnit(**config.get("unit", {}))
             model.autoencoder = AutoencoderConfig(**config["autoencoder"])
             model.optimizer = OptimizerConfig(**config["optimizer"])
             model.seed = int(config["seed"])
             model.is_trained = bool(config["is_trained"])
+            model.n_tokens_seen = int(config.get("n_tokens_seen", 0))
             model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
             model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
             if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
                 raise ValueError("the checksum of the gene names does not match")
-            model.module = MaskedAutoencoder(len(model.genes), model.autoencoder)
+            model.module = build_module(len(model.genes), model.autoencoder, model.unit)
             model.module.load_state_dict(weights)
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
             raise ValueError(

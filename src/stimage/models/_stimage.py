@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,19 +10,24 @@ import torch
 
 from stimage import _keys, _validate
 from stimage._progress import progress
-from stimage.data import Corpus, Slide, WindowDataModule, WindowSpec, principal_genes
+from stimage.data import Corpus, SampleUnit, Slide, WindowSpec, principal_genes
 from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
+from stimage.data._units import NeighborWeights, Unit
 from stimage.models._adapting import AdaptMixin
-from stimage.models._fit import fit
-from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode, embed_slide, reconstruct_slide
-from stimage.models._options import check_model_options, check_training_options
+from stimage.models._inference import EmbeddingMode, embed_slide, reconstruct_slide
+from stimage.models._options import (
+    check_model_options,
+    check_unit_options,
+    check_window,
+    embedding_mode,
+)
 from stimage.models._presets import PRESETS, Preset
 from stimage.models._region import RegionResult, reconstruct_region
 from stimage.models._saving import SaveMixin
 from stimage.models._setup import check_setup, corpus_of, manifest_of, notes_of
-from stimage.modules import MaskedAutoencoder
-from stimage.train import MaskedTrainingPlan
+from stimage.models._training import TrainMixin
+from stimage.models._units import build_module, embed_spots, reconstruct_from_nearest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,7 +36,7 @@ LARGEST_REGION_WINDOW = 40
 """Rows and columns up to which a hidden region and its surroundings are one window."""
 
 
-class STImage(AdaptMixin, SaveMixin):
+class STImage(TrainMixin, AdaptMixin, SaveMixin):
     """Masked autoencoder over windows of spatial transcriptomics slides.
 
     A slide is an image whose channels are genes. Random windows with a subset of genes are hidden in part and filled in
@@ -62,6 +66,13 @@ class STImage(AdaptMixin, SaveMixin):
     preset
         ``"default"`` is small enough for a laptop; ``"paper"`` has the published sizes (6 + 2 layers, 8 heads, 256, 1024),
         30 % of the sites hidden and a random start.
+    unit
+        What one training sample is: ``"patch"``, a window (Eq. 8); ``"spot"``, a spot alone (Eq. 2); ``"neighborhood"``, a
+        spot and its nearest neighbours (Eq. 3); ``"slice"``, a slide in macro-domains (Eq. 4). The latter three hide
+        single values (``masking="site_gene"``); a step sees as many tokens with each, about ``window ** 2`` per window.
+    n_neighbors, neighbor_weights, n_macro_domains
+        Neighbours of a spot and their weights, ``"learned"`` or ``"fixed"`` (equal), for ``"neighborhood"``; number of
+        macro-domains for ``"slice"``.
     spectral_start
         Start gene embeddings from the principal axes of the data. By default what the preset says.
     seed
@@ -102,6 +113,10 @@ class STImage(AdaptMixin, SaveMixin):
         masking: Masking | None = None,
         mask_ratio: float | None = None,
         preset: Preset = "default",
+        unit: Unit = "patch",
+        n_neighbors: int = 16,
+        neighbor_weights: NeighborWeights = "learned",
+        n_macro_domains: int = 8,
         spectral_start: bool | None = None,
         seed: int = 0,
     ) -> None:
@@ -115,18 +130,23 @@ class STImage(AdaptMixin, SaveMixin):
             n_pool_genes=n_pool_genes,
             seed=seed,
         )
+        check_unit_options(
+            unit=unit,
+            masking=masking,
+            window=window,
+            n_neighbors=n_neighbors,
+            neighbor_weights=neighbor_weights,
+            n_macro_domains=n_macro_domains,
+        )
+        self.unit = SampleUnit(unit, n_neighbors, neighbor_weights, n_macro_domains)
         chosen = PRESETS[preset]
-        masking = chosen.masking if masking is None else masking
+        if masking is None:
+            masking = chosen.masking if unit == "patch" else "site_gene"
         mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
         self.corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
-        largest = max(self.corpus, key=lambda slide: min(slide.shape))
-        if window > max(max(slide.shape) for slide in self.corpus):
-            raise ValueError(
-                f"`window`={window} is larger than every slide; the largest, {largest.name!r}, has {largest.shape[0]} x "
-                f"{largest.shape[1]} sites: pass `window={max(min(largest.shape), 2)}` or less."
-            )
+        check_window(window, self.corpus)
         self.vocabulary = self.corpus.vocabulary
         self.spec = WindowSpec(
             window=window,
@@ -139,20 +159,22 @@ class STImage(AdaptMixin, SaveMixin):
         self.optimizer = chosen.optimizer
         self.seed = seed
         self.history: dict[str, pd.DataFrame] = {}
+        self.n_tokens_seen = 0
         self.is_trained = False
         self.manifest = manifest_of(self.corpus)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.module = MaskedAutoencoder(len(self.genes), self.autoencoder)
+            self.module = build_module(len(self.genes), self.autoencoder, self.unit)
         if chosen.spectral_start if spectral_start is None else spectral_start:
             axes, deviation = principal_genes(self.corpus.slides, self.autoencoder.dim)
             self.module.genes.start_from_spectrum(torch.from_numpy(axes), torch.from_numpy(deviation))
         self.module.eval()
 
     def __repr__(self) -> str:
+        sample = f"window {self.spec.window}" if self.unit.name == "patch" else f"unit {self.unit.name}"
         state = "trained" if self.is_trained else "not trained"
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
-        return f"STImage ({state}): {len(self.genes)} genes, window {self.spec.window}, slides {slides}"
+        return f"STImage ({state}): {len(self.genes)} genes, {sample}, slides {slides}"
 
     @property
     def genes(self) -> np.ndarray:
@@ -202,105 +224,11 @@ class STImage(AdaptMixin, SaveMixin):
         setup = {key: value or "" for key, value in setup.items()}
         adata.uns[_keys.STIMAGE] = {**notes_of(adata), "setup": setup}
 
-    def train(
-        self,
-        max_epochs: int = 40,
-        *,
-        batch_size: int = 32,
-        windows_per_epoch: int | None = None,
-        learning_rate: float | None = None,
-        validation_size: float | None = None,
-        early_stopping: bool = False,
-        accelerator: str = "auto",
-        devices: int | str | list[int] = "auto",
-        num_workers: int = 0,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train on random windows with scvi-tools' trainer.
-
-        Parameters
-        ----------
-        max_epochs
-            Number of epochs.
-        batch_size
-            Windows in a batch.
-        windows_per_epoch
-            Windows in an epoch. By default so many that each site is in about eight of them, at least two batches.
-        learning_rate
-            Highest learning rate. By default what the preset says.
-        validation_size
-            Share held out for validation, spatially separate: whole slides when there are five or more, else a block of
-            each slide with a buffer of a window's width around it that training does not use either. By default 0, and
-            0.1 with early stopping.
-        early_stopping
-            Stop when the validation loss no longer falls.
-        accelerator, devices
-            Where to train, as in Lightning.
-        num_workers
-            Processes that prepare windows. Results do not depend on it.
-        trainer_kwargs
-            Passed on to :class:`scvi.train.Trainer`.
-
-        Returns
-        -------
-        None
-            Fills :attr:`history` with a data frame per logged quantity (``train_loss``, ``validation_loss``).
-
-        Raises
-        ------
-        ValueError
-            If early stopping is asked for without validation, or the slides are too small to hold out a block.
-        """
-        check_training_options(
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            windows_per_epoch=windows_per_epoch,
-            learning_rate=learning_rate,
-            validation_size=validation_size,
-            early_stopping=early_stopping,
-            num_workers=num_workers,
-        )
-        if validation_size is None:
-            validation_size = 0.1 if early_stopping else 0.0
-        corpus = self._corpus_for(None)
-        if windows_per_epoch is None:
-            n_active = sum(int(slide.active.sum()) for slide in corpus)
-            windows_per_epoch = max(round(8 * n_active / self.spec.window**2), 2 * batch_size)
-        data = WindowDataModule(
-            corpus,
-            self.spec,
-            batch_size=batch_size,
-            windows_per_epoch=windows_per_epoch,
-            validation_size=validation_size,
-            num_workers=num_workers,
-            seed=self.seed,
-        )
-        if learning_rate is not None:
-            self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
-        n_batches = math.ceil(windows_per_epoch / batch_size)
-        plan = MaskedTrainingPlan(self.module, self.optimizer, n_steps=max_epochs * n_batches)
-        options = {
-            "max_epochs": max_epochs,
-            "accelerator": accelerator,
-            "devices": devices,
-            "gradient_clip_val": self.optimizer.gradient_clip,
-            "early_stopping": early_stopping,
-            "early_stopping_monitor": "validation_loss",
-            "check_val_every_n_epoch": 1 if validation_size else None,
-            "log_every_n_steps": min(n_batches, 10),
-        }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.module.train()
-            self.history = fit(plan, data, **{**options, **trainer_kwargs})
-        self.module.eval()
-        self.is_trained = True
-
     def get_latent_representation(
         self,
         data: AnnData | Sequence[AnnData] | Corpus | None = None,
         *,
-        mode: EmbeddingMode = "both",
+        mode: EmbeddingMode | None = None,
         tile_size: int | None = None,
         n_repeats: int = 4,
         n_genes: int | None = None,
@@ -315,7 +243,8 @@ class STImage(AdaptMixin, SaveMixin):
             Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
         mode
             ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it;
-            ``"both"``: side by side, each scaled to unit spread.
+            ``"both"``: side by side, each scaled to unit spread. By default ``"both"`` with windows; the other units have
+            ``"visible"`` alone, a spot in its context.
         tile_size
             Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
             training, so that most sites have their surroundings on all sides.
@@ -337,23 +266,22 @@ class STImage(AdaptMixin, SaveMixin):
             mode=mode, tile_size=tile_size, n_repeats=n_repeats, n_genes=n_genes, batch_size=batch_size, seed=seed
         )
         corpus = self._corpus_for(data)
+        options = {"n_repeats": n_repeats, "n_genes": n_genes, "seed": seed}
+        if self.unit.name == "patch":
+            mode, tile_size = embedding_mode(mode, self.unit), tile_size or 2 * self.spec.window
+            embed = partial(embed_slide, mode=mode, tile_size=tile_size, batch_size=batch_size, **options)
+        else:
+            embed = partial(embed_spots, unit=self.unit, chunk=batch_size * self.spec.window**2, **options)
         rows = []
         for slide in progress(corpus, "Embedding slides"):
-            sites = embed_slide(
-                self.module,
-                slide,
-                mode=mode,
-                tile_size=tile_size or 2 * self.spec.window,
-                n_repeats=n_repeats,
-                n_genes=n_genes,
-                batch_size=batch_size,
-                seed=seed,
-            )
-            rows.append(sites[slide.site_of_observation])
+            rows.append(embed(self.module, slide)[slide.site_of_observation])
         return np.concatenate(rows)[corpus.observation_order]
 
     def reconstruct(self, slide: Slide, hidden: np.ndarray, *, context: int = 8, batch_size: int = 8) -> np.ndarray:
         """Expression of hidden sites of a slide, predicted from the sites around them.
+
+        With the units ``"spot"`` and ``"neighborhood"``, which know no hidden sites, the mean embedding of the 16 nearest
+        visible sites is decoded; ``context`` plays no part.
 
         Parameters
         ----------
@@ -371,7 +299,11 @@ class STImage(AdaptMixin, SaveMixin):
         numpy.ndarray
             log1p of counts per 10,000 (hidden sites x genes).
         """
-        self._check_hides_sites("Reconstruction", "train with another `masking`")
+        self._check_reconstructs()
+        if self.unit.name != "patch":
+            return reconstruct_from_nearest(
+                self.module, slide, self.unit, hidden, chunk=batch_size * self.spec.window**2
+            )
         tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
         return reconstruct_slide(
             self.module, slide, hidden, context=context, tile_size=tile_size, batch_size=batch_size
@@ -407,6 +339,7 @@ class STImage(AdaptMixin, SaveMixin):
         ValueError
             If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
         """
+        self._check_reconstructs()
         return reconstruct_region(self, adata, region=region, size=size, context=context, seed=seed)
 
     def check_embedding_options(
@@ -419,7 +352,7 @@ class STImage(AdaptMixin, SaveMixin):
         mode, tile_size, n_repeats, n_genes, batch_size, seed
             As in :meth:`get_latent_representation`.
         """
-        _validate.check_choice("mode", mode, EMBEDDING_MODES)
+        mode = embedding_mode(mode, self.unit, tile_size=tile_size)
         if mode != "visible":
             self._check_hides_sites(f"`mode={mode!r}`", "pass `mode='visible'`")
         _validate.check_seed(seed)
@@ -434,6 +367,15 @@ class STImage(AdaptMixin, SaveMixin):
         if self.spec.masking == "site_gene":
             raise ValueError(
                 f"{what} hides sites, which a model trained with `masking='site_gene'` never saw: {advice}."
+            )
+
+    def _check_reconstructs(self) -> None:
+        if self.unit.name == "patch":
+            self._check_hides_sites("Reconstruction", "train with another `masking`")
+        if self.unit.name == "slice":
+            raise ValueError(
+                "A model of `unit='slice'` cannot fill in hidden sites, whose macro-domains are not known: train with "
+                "`unit='patch'` or `unit='neighborhood'`."
             )
 
     def _corpus_for(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> Corpus:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from stimage import _keys, _validate, pretrained
 from stimage.models import STImage
+from stimage.models._options import embedding_mode
 from stimage.models._setup import notes_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def embed(
     adata: AnnData,
     model: STImage | None = None,
     *,
-    mode: EmbeddingMode = "both",
+    mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
     n_repeats: int = 4,
     n_genes: int | None = None,
@@ -39,7 +40,8 @@ def embed(
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
     mode
         ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it, which is its
-        surroundings' view of it; ``"both"``: side by side, each scaled to unit spread.
+        surroundings' view of it; ``"both"``: side by side, each scaled to unit spread. By default ``"both"``; models of
+        the units ``"spot"``, ``"neighborhood"`` and ``"slice"`` have ``"visible"`` alone: a spot in its context.
     tile_size
         Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
         training, so that most sites have their surroundings on all sides.
@@ -109,13 +111,15 @@ def embed(
     _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
     notes = notes_of(adata)
     model = pretrained.load() if model is None else model
-    tile_size = 2 * model.spec.window if tile_size is None else tile_size
+    mode = embedding_mode(mode, model.unit, tile_size=tile_size)
+    if tile_size is None and model.unit.name == "patch":
+        tile_size = 2 * model.spec.window
     options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "seed": seed}
     if adapt_epochs:
         model.check_embedding_options(**options, n_genes=n_genes, batch_size=batch_size)
         model = model.adapt(adata, adapt_epochs, seed=seed)
     embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
-    entry = {**model.provenance(adata), **options, "n_genes_drawn": n_genes or 0}
+    entry = {**model.provenance(adata), **options, "tile_size": tile_size or 0, "n_genes_drawn": n_genes or 0}
     entry["manifest"] = json.dumps(model.manifest_record())
     adata = adata.copy() if copy else adata
     adata.obsm[key_added] = embedding

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from stimage import _keys, _validate
 from stimage.data import Corpus
 from stimage.models import STImage
-from stimage.models._options import check_model_options, check_training_options
+from stimage.models._options import check_model_options, check_training_options, check_unit_options
 from stimage.models._setup import check_setup, corpus_of
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from stimage.data._gene_selection import GeneSelection
     from stimage.data._masking import Masking
+    from stimage.data._units import NeighborWeights, Unit
     from stimage.models._presets import Preset
 
 
@@ -27,6 +28,10 @@ def pretrain(
     grid_key: str = _keys.GRID,
     donor_key: str | None = None,
     preset: Preset = "default",
+    unit: Unit = "patch",
+    n_neighbors: int = 16,
+    neighbor_weights: NeighborWeights = "learned",
+    n_macro_domains: int = 8,
     window: int = 16,
     n_genes: int = 512,
     gene_selection: GeneSelection = "weighted",
@@ -65,14 +70,24 @@ def pretrain(
         Key in ``obs`` of who the tissue is from, noted in the model so that a benchmark on the same donor is refused.
     preset
         ``"default"`` for a laptop, ``"paper"`` for the published sizes, mask and start.
+    unit
+        What one training sample is: ``"patch"``, a window; ``"spot"``, a spot alone; ``"neighborhood"``, a spot and its
+        nearest neighbours; ``"slice"``, a slide in macro-domains. A step sees as many spots with each.
+    n_neighbors
+        Neighbours of a spot, with ``unit="neighborhood"``.
+    neighbor_weights
+        ``"learned"``: attention of a spot to its neighbours; ``"fixed"``: their mean.
+    n_macro_domains
+        Macro-domains of a slide, with ``unit="slice"``.
     window
-        Rows and columns of a window.
+        Rows and columns of a window; the other units take as many spots as it has sites.
     n_genes
         Genes (channels) of a training window.
     gene_selection
         ``"weighted"`` by variance in the window, ``"hvg"`` or ``"random"``.
     masking
-        ``"site"``, ``"site_gene"``, ``"region"`` or ``"mixed"``; by default what the preset says.
+        ``"site"``, ``"site_gene"``, ``"region"`` or ``"mixed"``; by default what the preset says. Units other than
+        ``"patch"`` hide single values: ``"site_gene"``.
     mask_ratio
         Share hidden; by default what the preset says.
     spectral_start
@@ -121,7 +136,7 @@ def pretrain(
 
     References
     ----------
-    Spatial Transcriptomics as Images for Large-Scale Pretraining, Eqs. 6-8.
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, Eqs. 2-4 and 6-8.
     """
     model_options = {
         "preset": preset,
@@ -142,7 +157,14 @@ def pretrain(
         "early_stopping": early_stopping,
         "num_workers": num_workers,
     }
+    unit_options = {
+        "unit": unit,
+        "n_neighbors": n_neighbors,
+        "neighbor_weights": neighbor_weights,
+        "n_macro_domains": n_macro_domains,
+    }
     check_model_options(**model_options)
+    check_unit_options(**unit_options, masking=masking, window=window)
     check_training_options(**training_options)
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     if isinstance(adatas, Corpus):
@@ -157,7 +179,7 @@ def pretrain(
         for adata in adatas:
             check_setup(adata, setup)
         corpus = corpus_of(adatas, genes, n_pool_genes, setup=setup)
-    model = STImage(corpus, spectral_start=spectral_start, **model_options)
+    model = STImage(corpus, spectral_start=spectral_start, **model_options, **unit_options)
     model.train(accelerator=accelerator, devices=devices, **training_options, **trainer_kwargs)
     if corpus is not adatas:
         for adata in adatas:

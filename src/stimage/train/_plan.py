@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import lightning
 import torch
 
-from stimage.modules import MaskedAutoencoder
+from stimage.modules import MaskedAutoencoder, SpotAutoencoder
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class OptimizerConfig:
 
 
 class MaskedTrainingPlan(lightning.LightningModule):
-    """Trains a :class:`stimage.modules.MaskedAutoencoder` on windows.
+    """Trains a :class:`stimage.modules.MaskedAutoencoder` on windows, or the autoencoder of another sample unit.
 
     Parameters
     ----------
     module
-        The autoencoder.
+        The autoencoder, with a method ``loss``.
     optimizer
         How it is optimised.
     n_steps
@@ -59,7 +59,9 @@ class MaskedTrainingPlan(lightning.LightningModule):
     'step'
     """
 
-    def __init__(self, module: MaskedAutoencoder, optimizer: OptimizerConfig, *, n_steps: int) -> None:
+    def __init__(
+        self, module: MaskedAutoencoder | SpotAutoencoder, optimizer: OptimizerConfig, *, n_steps: int
+    ) -> None:
         super().__init__()
         self.n_steps = n_steps
         self.module = module
@@ -69,6 +71,8 @@ class MaskedTrainingPlan(lightning.LightningModule):
         """Loss of a batch of windows."""
         loss = self.module.loss(batch)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["genes"]))
+        tokens = batch["observed"].sum().float()
+        self.log("train_tokens", tokens, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> None:
