@@ -4,6 +4,8 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+MEAN_SIZES = (7, 19, 37)  # whole rings of a hexagonal lattice
+
 
 def principal_components(
     expression: np.ndarray | sparse.spmatrix, n_components: int = 30, *, seed: int = 0
@@ -66,3 +68,64 @@ def neighbor_mean(vectors: np.ndarray, positions: np.ndarray, n_spots: int) -> n
     """
     _, nearest = cKDTree(positions).query(positions, k=min(n_spots, len(positions)))
     return vectors[nearest.reshape(len(positions), -1)].mean(axis=1)
+
+
+def embedding_baselines(
+    expression: np.ndarray | sparse.spmatrix, slides: np.ndarray, positions: np.ndarray, *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The embeddings that every other one is shown beside: where a spot is, what it expresses, and means of both.
+
+    Expression is centred per slide. Components are those of all slides together, means are taken within a slide.
+
+    Parameters
+    ----------
+    expression
+        Log-normalised expression over the genes of the pool (spots x genes); made dense.
+    slides
+        Slide of each spot (spots).
+    positions
+        Physical positions (spots x 2) within the slide.
+    seed
+        Seed of the solver of the principal components.
+
+    Returns
+    -------
+    dict
+        Name and vectors (spots x dimensions): coordinates only, raw expression, 30 principal components of one spot, their
+        means over 7, 19 and 37 spots, and those over 7 and 37 side by side.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of spots differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import embedding_baselines
+    >>> rng = np.random.default_rng(0)
+    >>> table = embedding_baselines(rng.random((60, 40)), np.repeat(["a", "b"], 30), rng.random((60, 2)))
+    >>> {name: vectors.shape[1] for name, vectors in table.items()}["PCA-30, mean of 7 beside 37"]
+    60
+    """
+    slides = np.asarray(slides).astype(str)
+    positions = np.asarray(positions, dtype=np.float64)
+    if not expression.shape[0] == len(slides) == len(positions):
+        raise ValueError(
+            f"`expression`, `slides` and `positions` must have one row per spot, found {expression.shape[0]}, "
+            f"{len(slides)} and {len(positions)}."
+        )
+    centred = expression.toarray() if sparse.issparse(expression) else np.array(expression)
+    centred = centred.astype(np.float32, copy=False)
+    parts = [np.flatnonzero(slides == name) for name in np.unique(slides)]
+    for rows in parts:
+        centred[rows] -= centred[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
+    components = principal_components(centred, seed=seed)
+    table = {"coordinates only": positions, "raw expression": centred, "PCA-30": components}
+    means = {}
+    for n_spots in MEAN_SIZES:
+        means[n_spots] = np.empty_like(components)
+        for rows in parts:
+            means[n_spots][rows] = neighbor_mean(components[rows], positions[rows], n_spots)
+        table[f"PCA-30, mean of {n_spots}"] = means[n_spots]
+    return {**table, "PCA-30, mean of 7 beside 37": np.hstack([means[7], means[37]])}

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from stimage import _validate
+from stimage.benchmark._heads import knn_head, mlp_head
+from stimage.benchmark._scores import classification_scores, clustering_scores
+from stimage.benchmark._splits import Split, block_split, leave_one_out, random_split
+
+Protocol = Literal["random", "block", "leave_slide_out", "leave_donor_out", "unsupervised"]
+Head = Literal["knn", "mlp"]
+PROTOCOLS: tuple[Protocol, ...] = ("random", "block", "leave_slide_out", "leave_donor_out", "unsupervised")
+HEADS: tuple[Head, ...] = ("knn", "mlp")
+POOLED = "pooled"
+
+
+def evaluate_domains(
+    embeddings: Mapping[str, np.ndarray],
+    *,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    slides: Sequence[str] | np.ndarray,
+    positions: np.ndarray,
+    donors: Sequence[str] | np.ndarray | None = None,
+    protocols: Sequence[Protocol] | None = None,
+    heads: Sequence[Head] = HEADS,
+    train_share: float = 0.2,
+    n_repeats: int = 10,
+    n_seeds: int = 5,
+    seed: int = 0,
+    mlp_epochs: int = 800,
+) -> pd.DataFrame:
+    """Score embeddings of one slide or several by how well domains can be read off them, in several protocols.
+
+    ``"random"`` trains a head on a random share of the annotated spots of a slide and tests it on the others (the paper's
+    protocol), ``"block"`` does so with spatial blocks; both are repeated. ``"leave_slide_out"`` and ``"leave_donor_out"``
+    train on the other slides or donors. ``"unsupervised"`` clusters a slide (tied Gaussian mixture on 15 principal
+    components) with the true number of domains and with an estimated one. All methods see the same splits.
+
+    Parameters
+    ----------
+    embeddings
+        Vectors of each method (spots x dimensions).
+    labels
+        Domain of each spot; a missing one (None, NaN, empty) is not annotated: never trained on or scored.
+    slides
+        Slide of each spot.
+    positions
+        Physical positions (spots x 2) within the slide.
+    donors
+        Who each spot is from; needed to leave donors out.
+    protocols
+        Which protocols; by default all that the slides and donors allow.
+    heads
+        ``"knn"`` (15 neighbours) and ``"mlp"``.
+    train_share
+        Share of spots or blocks that train in ``"random"`` and ``"block"``.
+    n_repeats
+        Splits in ``"random"`` and ``"block"``.
+    n_seeds
+        Seeds of the clustering.
+    seed
+        First seed.
+    mlp_epochs
+        Epochs of the multilayer perceptron; 800 in the paper.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each score: ``method``, ``protocol``, ``head`` (in ``"unsupervised"`` ``"true_number"`` or
+        ``"estimated_number"``), ``slide`` (tested; ``"pooled"``: predictions for all slides scored together),
+        ``repeat``, ``n_train``, ``n_test``, ``accuracy``, ``macro_f1``, ``ari``, ``nmi`` and ``n_domains`` (clusters found).
+
+    Raises
+    ------
+    KeyError
+        If a protocol needs donors and there are none.
+    ValueError
+        If an embedding has no vectors for a slide, lengths differ, nothing is annotated, or a protocol needs more slides.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stimage.benchmark import evaluate_domains
+    >>> rng = np.random.default_rng(0)
+    >>> positions, labels = rng.random((200, 2)), np.repeat(["in", "out"], 100)
+    >>> vectors = np.repeat([[0.0], [9.0]], 100, axis=0) + rng.normal(size=(200, 2))
+    >>> options = {"labels": labels, "slides": np.repeat("a", 200), "positions": positions}
+    >>> records = evaluate_domains({"mine": vectors}, **options, protocols=["random"], heads=["knn"], n_repeats=2)
+    >>> records[["method", "head", "slide"]].iloc[0].tolist(), float(records["accuracy"].mean())
+    (['mine', 'knn', 'a'], 1.0)
+
+    References
+    ----------
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
+    """
+    truth, annotated = annotation(labels)
+    slides = np.asarray(slides).astype(str)
+    positions = np.asarray(positions, dtype=np.float64)
+    donors = None if donors is None else np.asarray(donors).astype(str)
+    _check_lengths(len(truth), slides=slides, positions=positions, donors=donors)
+    vectors = _check_embeddings(embeddings, slides)
+    if not annotated.any():
+        raise ValueError("`labels` annotates no spot: there is nothing to score.")
+    if POOLED in slides:
+        raise ValueError(f"`slides` has a slide called {POOLED!r}, which is what scores over all slides are called.")
+    for parameter, value in {"n_repeats": n_repeats, "n_seeds": n_seeds, "mlp_epochs": mlp_epochs}.items():
+        _validate.check_positive(parameter, value)
+    _validate.check_range("train_share", train_share, 0, 1)
+    _validate.check_seed(seed)
+    for head in heads:
+        _validate.check_choice("heads", head, HEADS)
+    protocols = _check_protocols(protocols, slides[annotated], None if donors is None else donors[annotated])
+
+    known = np.flatnonzero(annotated)
+    records: list[dict[str, Any]] = []
+    for protocol in protocols:
+        if protocol == "unsupervised":
+            for method, values in vectors.items():
+                records += _cluster(method, values, truth, annotated, slides, range(seed, seed + n_seeds))
+            continue
+        for repeat, splits in _splits(protocol, slides, positions, donors, known, train_share, n_repeats, seed):
+            for method, values in vectors.items():
+                for head in heads:
+                    facts = {"method": method, "protocol": protocol, "head": head, "repeat": repeat}
+                    records += _predict(facts, splits, values, truth, slides, seed + repeat, mlp_epochs)
+    columns = ["method", "protocol", "head", "slide", "repeat", "n_train", "n_test"]
+    metrics = ["accuracy", "macro_f1", "ari", "nmi", "n_domains"]
+    return pd.DataFrame(records, columns=columns + metrics)
+
+
+def annotation(labels: Sequence[Any] | np.ndarray | pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as strings, and which spots have one: None, NaN and the empty string are none."""
+    values = pd.Series(np.asarray(labels, dtype=object))
+    missing = values.isna()
+    text = values.where(~missing, "").astype(str).to_numpy(dtype=str)
+    return text, text != ""
+
+
+def _splits(
+    protocol: Protocol,
+    slides: np.ndarray,
+    positions: np.ndarray,
+    donors: np.ndarray | None,
+    known: np.ndarray,
+    train_share: float,
+    n_repeats: int,
+    seed: int,
+) -> Iterator[tuple[int, list[Split]]]:
+    """Splits of each repetition, as positions among all spots; only annotated spots take part."""
+    if protocol == "leave_slide_out":
+        yield 0, [_shifted(split, known) for split in leave_one_out(slides[known])]
+    elif protocol == "leave_donor_out":
+        yield 0, [_shifted(split, known) for split in leave_one_out(donors[known], parameter="donors")]
+    else:
+        parts = {name: known[slides[known] == name] for name in dict.fromkeys(slides[known].tolist())}
+        for repeat in range(n_repeats):
+            options = {"train_share": train_share, "seed": seed + repeat}
+            yield (
+                repeat,
+                [
+                    _shifted(
+                        random_split(len(rows), **options)
+                        if protocol == "random"
+                        else block_split(positions[rows], **options),
+                        rows,
+                    )
+                    for rows in parts.values()
+                ],
+            )
+
+
+def _shifted(split: Split, rows: np.ndarray) -> Split:
+    return Split(rows[split.train], rows[split.test], split.name)
+
+
+def _predict(
+    facts: dict[str, Any],
+    splits: list[Split],
+    vectors: np.ndarray,
+    truth: np.ndarray,
+    slides: np.ndarray,
+    seed: int,
+    mlp_epochs: int,
+) -> Iterator[dict[str, Any]]:
+    """Scores of each tested slide, and of all of them together."""
+    tested, predicted = [], []
+    for split in splits:
+        training = vectors[split.train], truth[split.train], vectors[split.test]
+        if facts["head"] == "knn":
+            found = knn_head(*training)
+        else:
+            found = mlp_head(*training, n_epochs=mlp_epochs, seed=seed)
+        for name in dict.fromkeys(slides[split.test].tolist()):
+            here = slides[split.test] == name
+            numbers = {"slide": name, "n_train": len(split.train), "n_test": int(here.sum())}
+            yield {**facts, **numbers, **classification_scores(truth[split.test[here]], found[here])}
+        tested.append(split.test)
+        predicted.append(found)
+    test = np.concatenate(tested)
+    if len(np.unique(slides[test])) > 1:
+        numbers = {"slide": POOLED, "n_train": sum(len(split.train) for split in splits), "n_test": len(test)}
+        yield {**facts, **numbers, **classification_scores(truth[test], np.concatenate(predicted))}
+
+
+def _cluster(
+    method: str,
+    vectors: np.ndarray,
+    truth: np.ndarray,
+    annotated: np.ndarray,
+    slides: np.ndarray,
+    seeds: range,
+) -> Iterator[dict[str, Any]]:
+    from stimage.tl._clustering import cluster
+
+    for name in dict.fromkeys(slides[annotated].tolist()):
+        rows = np.flatnonzero(slides == name)
+        here = annotated[rows]
+        wanted = truth[rows][here]
+        for repeat, seed in enumerate(seeds):
+            for head, number in {"true_number": len(np.unique(wanted)), "estimated_number": None}.items():
+                found, _ = cluster(vectors[rows], number, method="gmm", seed=seed)
+                facts = {"method": method, "protocol": "unsupervised", "head": head, "slide": name, "repeat": repeat}
+                scores = clustering_scores(wanted, found[here])
+                yield {**facts, "n_train": 0, "n_test": len(wanted), **scores, "n_domains": len(np.unique(found))}
+
+
+def _check_lengths(n_spots: int, **arrays: np.ndarray | None) -> None:
+    for parameter, array in arrays.items():
+        if array is not None and len(array) != n_spots:
+            raise ValueError(f"`{parameter}` has {len(array)} rows, `labels` {n_spots}: all need one per spot.")
+
+
+def _check_embeddings(embeddings: Mapping[str, np.ndarray], slides: np.ndarray) -> dict[str, np.ndarray]:
+    if not isinstance(embeddings, Mapping) or not embeddings:
+        raise TypeError("`embeddings` must be a dict of at least one method's vectors.")
+    checked = {}
+    for method, values in embeddings.items():
+        values = np.asarray(values, dtype=np.float64)
+        if values.ndim != 2 or len(values) != len(slides) or not values.shape[1]:
+            raise ValueError(
+                f"`embeddings[{method!r}]` has shape {values.shape}, {len(slides)} rows (one per spot) are needed."
+            )
+        absent = np.unique(slides[~np.isfinite(values).all(axis=1)])
+        if len(absent):
+            raise ValueError(
+                f"`embeddings[{method!r}]` has no finite vectors for spots of slides {_validate.listing(absent)}: embed them "
+                "or leave these slides out."
+            )
+        checked[str(method)] = values
+    return checked
+
+
+def _check_protocols(
+    protocols: Sequence[Protocol] | None, slides: np.ndarray, donors: np.ndarray | None
+) -> list[Protocol]:
+    n_slides = len(np.unique(slides))
+    n_donors = 0 if donors is None else len(np.unique(donors))
+    if protocols is None:
+        possible = {"leave_slide_out": n_slides > 1, "leave_donor_out": n_donors > 1}
+        return [protocol for protocol in PROTOCOLS if possible.get(protocol, True)]
+    if isinstance(protocols, str):
+        raise TypeError(f"`protocols` must be a list of names, found the string {protocols!r}.")
+    for protocol in protocols:
+        _validate.check_choice("protocols", protocol, PROTOCOLS)
+    if "leave_donor_out" in protocols and donors is None:
+        raise KeyError("`protocols` has 'leave_donor_out', which needs `donors`: say who each spot is from.")
+    for protocol, number in {"leave_slide_out": n_slides, "leave_donor_out": n_donors}.items():
+        if protocol in protocols and number < 2:
+            raise ValueError(f"`protocols` has {protocol!r}, which needs two with annotated spots, found {number}.")
+    return list(protocols)
