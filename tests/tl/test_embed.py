@@ -171,3 +171,37 @@ def test_counts_in_a_layer(slide, model):
     slide.X = np.log1p(slide.X.toarray())
     STImage.setup_anndata(slide, layer="counts")
     np.testing.assert_array_equal(embedding(slide, model), expected)
+
+
+def test_ensembl_ids_and_symbols_give_the_same(slide, pretrain):
+    ids = [f"ENSG{number:011}" for number in range(slide.n_vars)]
+    slide.var["gene_ids"] = ids
+    model = pretrain(slide)
+    expected = embedding(slide, model)
+    for names in (ids, [f"{name}.7" for name in ids]):
+        renamed = slide.copy()
+        del renamed.var["gene_ids"]
+        renamed.var_names = names
+        tl.embed(renamed, model)
+        np.testing.assert_array_equal(renamed.obsm["X_stimage"], expected)
+        assert renamed.uns["stimage"]["X_stimage"]["n_genes_by_ensembl_id"] == 40
+    unnamed = slide.copy()
+    unnamed.var_names = [str(number) for number in range(slide.n_vars)]
+    tl.embed(unnamed, model)
+    np.testing.assert_array_equal(unnamed.obsm["X_stimage"], expected)
+    assert unnamed.uns["stimage"]["X_stimage"]["gene_names_from"] == "gene_ids"
+
+
+def test_adaptation(slide, parts, model):
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    expected = embedding(parts[0], model)
+    first, again, other = (embedding(parts[0], model, adapt_epochs=1, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, expected)
+    assert not np.array_equal(first, other)
+    tl.embed(parts[0], model, adapt_epochs=1)
+    entry = parts[0].uns["stimage"]["X_stimage"]
+    assert (entry["adapted_epochs"], entry["adapted_from"]) == (1, model.model_id)
+    assert entry["model_id"] != model.model_id
+    for name, tensor in model.module.state_dict().items():
+        np.testing.assert_array_equal(before[name], tensor)

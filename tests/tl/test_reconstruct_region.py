@@ -251,3 +251,17 @@ def test_known_errors():
         np.array([[1.0], [0.0], [0.0], [1.0]]), np.array([[1.0], [0.0], [1.0], [1.0]]), np.array(["a"])
     )
     assert half["pearson"].item() == pytest.approx(1 / np.sqrt(3))
+
+
+def test_genes_named_by_ensembl_id(slide, pretrain):
+    ids = [f"ENSG{number:011}" for number in range(slide.n_vars)]
+    slide.var["gene_ids"] = ids
+    model = pretrain(slide)
+    renamed = slide.copy()
+    renamed.var_names = ids
+    for adata in (slide, renamed):
+        tl.reconstruct_region(adata, model, size=3)
+    np.testing.assert_array_equal(renamed.layers["stimage_region"].toarray(), slide.layers["stimage_region"].toarray())
+    expected = slide.uns["stimage_region"]["errors"]
+    expected.index = renamed.var_names[slide.var_names.get_indexer(expected.index)]
+    assert renamed.uns["stimage_region"]["errors"].equals(expected)

@@ -93,7 +93,8 @@ class Vocabulary:
     def _by_ensembl_id(self) -> pd.Series:
         names = pd.Series(self.genes.astype(str), dtype=object)
         own = names.str.extract(ENSEMBL_ID, expand=False)
-        return _without_repeats(own.fillna(names.map(self.ensembl_ids)).dropna())
+        ids = [self.ensembl_ids.get(name) if pd.isna(found) else found for name, found in zip(names, own, strict=True)]
+        return _without_repeats(pd.Series(ids, dtype=object).dropna())
 
     @cached_property
     def _by_upper_case(self) -> pd.Series:
