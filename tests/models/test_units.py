@@ -158,6 +158,22 @@ def test_saving(model, tissue, tmp_path):
     np.testing.assert_array_equal(loaded.get_latent_representation(tissue), model.get_latent_representation(tissue))
 
 
+def test_damaged_unit(model, tmp_path):
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for unit in ({"name": "cell"}, {"name": "patch"}, {"size": 3}, None):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "unit": unit}))
+        with pytest.raises(ValueError, match="is damaged"):
+            STImage.load(tmp_path)
+
+
+def test_adapting(model, tissue):
+    adapted = model.adapt(tissue, 1, batch_size=8, windows_per_epoch=8, **QUIET)
+    assert adapted.unit == model.unit
+    assert adapted.n_tokens_seen > model.n_tokens_seen
+    assert not same_weights(adapted, model)
+
+
 def test_models_from_before_there_were_units(trained, tissue, tmp_path):
     trained.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -23,13 +23,12 @@ REGION_NEIGHBORS = 16
 
 def build_module(n_genes: int, config: AutoencoderConfig, unit: SampleUnit) -> MaskedAutoencoder | SpotAutoencoder:
     """An untrained module of a sample unit."""
-    if unit.name == "patch":
-        return MaskedAutoencoder(n_genes, config)
     if unit.name == "neighborhood":
         return NeighborhoodAutoencoder(
             n_genes, config, n_neighbors=unit.n_neighbors, neighbor_weights=unit.neighbor_weights
         )
-    return SpotAutoencoder(n_genes, config) if unit.name == "spot" else SliceAutoencoder(n_genes, config)
+    kinds = {"patch": MaskedAutoencoder, "spot": SpotAutoencoder, "slice": SliceAutoencoder}
+    return kinds[unit.name](n_genes, config)
 
 
 @torch.inference_mode()
