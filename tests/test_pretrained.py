@@ -28,6 +28,30 @@ def stand_in(slide):
     return sti.tl.pretrain(slide, max_epochs=1, accelerator="cpu", enable_progress_bar=False, **options)
 
 
+def test_tissues_whose_genes_are_called_otherwise(shared_data):
+    import anndata
+
+    def read(name: str) -> anndata.AnnData:
+        adata = anndata.read_h5ad(shared_data / name / f"{name}.h5ad")
+        sti.pp.compact_grid(adata)
+        return adata
+
+    heart, breast = read("heart_dev_1_CN73_E1"), [read("her2st_C1"), read("her2st_D1")]
+    pool = sti.pp.select_genes(breast, n_genes=1000).genes
+    vocabulary = sti.data.Vocabulary.from_anndata([heart], pool)
+    corpus = sti.data.Corpus.from_anndata(breast, genes=vocabulary)
+    options = {"window": 8, "n_genes": 128, "windows_per_epoch": 16, "batch_size": 8, "enable_progress_bar": False}
+    model = sti.tl.pretrain(corpus, max_epochs=3, accelerator="cpu", **options)
+    renamed = heart.copy()
+    renamed.var_names = heart.var["gene_ids"].astype(str) + ".1"
+    del renamed.var["gene_ids"]
+    known = heart.var_names.isin(pool) & heart.var["gene_ids"].str.startswith("ENSG")
+    for adata in (heart, renamed):
+        sti.tl.embed(adata, model, n_repeats=1)
+        assert adata.uns["stimage"]["X_stimage"]["n_genes_shared"] == known.sum() > 800
+    np.testing.assert_array_equal(renamed.obsm["X_stimage"], heart.obsm["X_stimage"])
+
+
 @pytest.fixture
 def installation(tmp_path):
     """A copy of the package without its checkpoint."""

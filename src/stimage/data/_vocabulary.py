@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 ENSEMBL_ID = r"^(ENS[A-Z]*G\d+)(?:\.\d+)?$"
 LEAST_SHARE, LEAST_GENES = 0.1, 50
-"""A slide is refused when it has less than this share of a vocabulary and fewer than this many genes of it."""
+"""A slide is refused when it has less than this share of a vocabulary and fewer than this many genes of it.
+
+With 50 random genes, cortical layers on DLPFC section 151673 were still recognised as with 10 (k-NN accuracy .54), with
+100 or more better (.61 to .69).
+"""
 
 logger = logging.getLogger(__name__)
 
