@@ -104,7 +104,7 @@ class Corpus(Sequence[Slide]):
         adatas
             One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
         genes
-            Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`Vocabulary.match`; those
+            Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`stimage.data.Vocabulary.match`; those
             that a slide lacks are treated as not measured.
         layer
             Layer with raw counts; ``X`` by default.

@@ -44,7 +44,7 @@ class AdaptMixin:
         seed
             Seed of windows, genes and masks; that of the training by default.
         training
-            Passed on to :meth:`STImage.train`.
+            Passed on to :meth:`stimage.models.STImage.train`.
 
         Returns
         -------
