@@ -222,7 +222,7 @@ def _cluster(
         wanted = truth[rows][here]
         for repeat, seed in enumerate(seeds):
             for head, number in {"true_number": len(np.unique(wanted)), "estimated_number": None}.items():
-                found, _ = cluster(vectors[rows], number, method="gmm", seed=seed)
+                found, _ = cluster(vectors[rows], number, method="gmm", seed=seed, show_progress=False)
                 facts = {"method": method, "protocol": "unsupervised", "head": head, "slide": name, "repeat": repeat}
                 scores = clustering_scores(wanted, found[here])
                 yield {**facts, "n_train": 0, "n_test": len(wanted), **scores, "n_domains": len(np.unique(found))}

@@ -73,6 +73,8 @@ def counting_noise_floor(
 
 def _floor_of_group(counts: np.ndarray, library_size: np.ndarray) -> float:
     values, times = np.unique(counts, return_counts=True)
+    if not values.any():
+        return 0.0
     depth = float(np.exp(np.log(library_size).mean()))
     # Rates below a tenth of the smallest visible mean cannot be told from none.
     grid = np.concatenate([[0.0], np.geomspace(min(0.1 / counts.shape[0], 1e-3), values.max() * 1.5 + 3, _GRID_POINTS)])

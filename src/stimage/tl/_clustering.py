@@ -21,6 +21,7 @@ def cluster(
     method: Literal["gmm", "kmeans", "leiden"] = "gmm",
     n_components: int = 15,
     seed: int = 0,
+    show_progress: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame | None]:
     """Cluster vectors.
 
@@ -36,6 +37,8 @@ def cluster(
         Principal components that are clustered; vectors with no more dimensions are used as they are.
     seed
         Seed of the clustering.
+    show_progress
+        Show a progress bar while the number of clusters is estimated.
 
     Returns
     -------
@@ -52,7 +55,7 @@ def cluster(
         return _leiden(vectors, n_clusters, seed), None
     if n_clusters is not None:
         return _mixture(vectors, n_clusters, method, seed).predict(vectors), None
-    criterion = _knee(vectors, method, seed)
+    criterion = _knee(vectors, method, seed, show_progress)
     best = int(criterion["n_domains"][criterion["below_chord"].idxmax()])
     return _mixture(vectors, best, method, seed).predict(vectors), criterion
 
@@ -66,10 +69,11 @@ def _mixture(vectors: np.ndarray, n_clusters: int, method: str, seed: int, n_ini
     return GaussianMixture(n_clusters, covariance_type="tied", n_init=n_init, random_state=seed).fit(vectors)
 
 
-def _knee(vectors: np.ndarray, method: str, seed: int) -> pd.DataFrame:
+def _knee(vectors: np.ndarray, method: str, seed: int, show_progress: bool) -> pd.DataFrame:
     """How far the misfit of each number of clusters lies below the line from one cluster to the largest number."""
     numbers = np.arange(1, min(LARGEST_ESTIMATE, len(vectors) // 4) + 1)
-    fits = [_mixture(vectors, int(n), method, seed, n_init=3) for n in progress(numbers, "Numbers of domains")]
+    shown = progress(numbers, "Numbers of domains") if show_progress else numbers
+    fits = [_mixture(vectors, int(n), method, seed, n_init=3) for n in shown]
     misfit = np.array([fit.inertia_ if method == "kmeans" else fit.bic(vectors) for fit in fits])
     chord = np.linspace(misfit[0], misfit[-1], len(misfit))
     name = "inertia" if method == "kmeans" else "bic"
