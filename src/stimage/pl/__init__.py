@@ -1,8 +1,9 @@
-"""Figures: domains, reconstructed regions, training windows and losses. Each function returns the matplotlib figure."""
+"""Figures: domains, reconstructed regions, training windows, losses and benchmarks. Each function returns the matplotlib figure."""
 
+from stimage.pl._benchmark import benchmark
 from stimage.pl._domains import domains
 from stimage.pl._region_error import region_error
 from stimage.pl._training import training
 from stimage.pl._windows import windows
 
-__all__ = ["domains", "region_error", "training", "windows"]
+__all__ = ["benchmark", "domains", "region_error", "training", "windows"]
