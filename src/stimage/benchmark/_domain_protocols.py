@@ -4,6 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stimage.benchmark._heads import knn_head
+from stimage.benchmark._scores import classification_scores, clustering_scores
+from stimage.benchmark._splits import random_split
+
 
 def random_split_knn(
     embedding: np.ndarray, labels: np.ndarray, *, n_neighbors: int = 15, train_share: float = 0.2, seed: int = 0
@@ -19,7 +23,7 @@ def random_split_knn(
     labels
         Their labels.
     n_neighbors
-        Neighbours that vote.
+        Neighbours that vote; all training spots when there are fewer.
     train_share
         Share of training spots.
     seed
@@ -39,13 +43,9 @@ def random_split_knn(
     {'accuracy': 1.0, 'ari': 1.0}
     """
     embedding, labels = np.asarray(embedding), np.asarray(labels)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    training, test = np.split(order, [max(round(train_share * len(labels)), n_neighbors)])
-    if not len(test):
-        raise ValueError(
-            f"`labels` has {len(labels)} spots, none is left to test: pass a smaller `n_neighbors` or `train_share`."
-        )
-    return transfer_knn(embedding[training], labels[training], embedding[test], labels[test], n_neighbors=n_neighbors)
+    split = random_split(len(labels), train_share=train_share, seed=seed)
+    training = embedding[split.train], labels[split.train]
+    return transfer_knn(*training, embedding[split.test], labels[split.test], n_neighbors=n_neighbors)
 
 
 def transfer_knn(
@@ -65,7 +65,7 @@ def transfer_knn(
     test_embedding, test_labels
         Test vectors and labels.
     n_neighbors
-        Neighbours that vote.
+        Neighbours that vote; all training spots when there are fewer.
 
     Returns
     -------
@@ -80,14 +80,8 @@ def transfer_knn(
     >>> transfer_knn(10.0 * labels[:, None], labels, 10.0 * labels[:, None] + 1, labels, n_neighbors=3)
     {'accuracy': 1.0, 'ari': 1.0}
     """
-    from sklearn.metrics import adjusted_rand_score
-    from sklearn.neighbors import KNeighborsClassifier
-
-    predicted = KNeighborsClassifier(n_neighbors).fit(embedding, labels).predict(test_embedding)
-    return {
-        "accuracy": float(np.mean(predicted == test_labels)),
-        "ari": float(adjusted_rand_score(test_labels, predicted)),
-    }
+    scores = classification_scores(test_labels, knn_head(embedding, labels, test_embedding, n_neighbors=n_neighbors))
+    return {metric: scores[metric] for metric in ("accuracy", "ari")}
 
 
 def unsupervised_ari(embedding: np.ndarray, labels: np.ndarray, annotated: np.ndarray, *, seed: int = 0) -> float:
@@ -118,13 +112,11 @@ def unsupervised_ari(embedding: np.ndarray, labels: np.ndarray, annotated: np.nd
     >>> unsupervised_ari(vectors, labels, annotated=np.ones(40, dtype=bool))
     1.0
     """
-    from sklearn.metrics import adjusted_rand_score
-
     from stimage.tl._clustering import cluster
 
     n_domains = len(np.unique(labels[annotated]))
     found, _ = cluster(embedding, n_domains, method="gmm", seed=seed)
-    return float(adjusted_rand_score(labels[annotated], found[annotated]))
+    return clustering_scores(labels[annotated], found[annotated])["ari"]
 
 
 def mean_and_deviation(values: Sequence[float]) -> dict[str, float | list[float]]:
