@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import scanpy as sc
@@ -8,6 +10,7 @@ from slides import random_slide, visium
 
 from stimage import pp
 from stimage.data import Corpus, Slide
+from stimage.data._slide import spot_hashes, spot_sketch
 
 
 def normalised(adata):
@@ -95,6 +98,32 @@ def test_hidden_sites_leave_the_means():
     np.testing.assert_array_equal(shown.active, slide.active & ~hidden)
     np.testing.assert_allclose(shown.gene_mean, dense[slide.active & ~hidden].mean(axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(slide.gene_mean, dense[slide.active].mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_sketch_estimates_the_overlap_of_observations(adata):
+    names, totals = np.array([f"barcode{i}" for i in range(500)]), np.arange(500) % 50
+    hashes = [hashlib.sha256(f"{a}\t{b}".encode()).hexdigest()[:12] for a, b in zip(names, totals, strict=True)]
+    assert spot_sketch(names, totals).split() == sorted(hashes)[:64]
+    shuffled = np.random.default_rng(0).permutation(500)
+    assert spot_sketch(names[shuffled], totals[shuffled]) == spot_sketch(names, totals)
+    half = set(spot_sketch(names, totals).split()) & spot_hashes(names[::2], totals[::2])
+    assert 16 < len(half) < 48
+    assert not set(spot_sketch(names, totals).split()) & spot_hashes(names, totals + 1)
+    genes = adata.var_names[:3]
+    whole, part = (Slide.from_anndata(a, genes, name="slide") for a in (adata, adata[::-1]))
+    assert whole.spot_sketch == part.spot_sketch == spot_sketch(adata.obs_names, adata.X.sum(axis=1).A1)
+
+
+def test_donors(adata):
+    adata.obs["donor"] = ["ann", None] * (adata.n_obs // 2)
+    options = {"genes": adata.var_names[:3]}
+    assert Corpus.from_anndata(adata, **options, donor_key="donor")[0].donor == "ann"
+    assert Corpus.from_anndata(adata, **options)[0].donor == ""
+    adata.obs["donor"] = ["ann", "bob"] * (adata.n_obs // 2)
+    with pytest.raises(ValueError, match=r"Slide 'slide' has 2 donors in adata.obs\['donor'\] \(`donor_key`\)"):
+        Corpus.from_anndata(adata, **options, donor_key="donor")
+    with pytest.raises(KeyError, match="`donor_key`='patient' is not in adata.obs"):
+        Corpus.from_anndata(adata, **options, donor_key="patient")
 
 
 def test_restricting_leaves_part_of_the_raster():

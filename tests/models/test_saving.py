@@ -41,6 +41,16 @@ def test_round_trip(trained, saved, tissue):
     assert not loaded.module.training
 
 
+def test_a_manifest_without_donors_and_fingerprints(saved):
+    def forget(document):
+        for slide in document["manifest"]["slides"]:
+            del slide["donor"], slide["spot_sketch"]
+
+    edit(saved, forget)
+    slides = STImage.load(saved).manifest["slides"]
+    assert (slides[["donor", "spot_sketch"]] == "").all(axis=None)
+
+
 def test_saving_a_loaded_model_gives_the_same_files(saved, tmp_path):
     STImage.load(saved).save(tmp_path / "again")
     for path in saved.iterdir():

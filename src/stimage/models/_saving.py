@@ -142,7 +142,9 @@ class SaveMixin:
             model.is_trained = bool(config["is_trained"])
             model.n_tokens_seen = int(config.get("n_tokens_seen", 0))
             model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
-            model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
+            # Checkpoints of a corpus whose donors and fingerprints were not noted have neither.
+            slides = [{"spot_sketch": "", "donor": "", **slide} for slide in config["manifest"]["slides"]]
+            model.manifest = {**config["manifest"], "slides": pd.DataFrame(slides)}
             if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
                 raise ValueError("the checksum of the gene names does not match")
             model.module = build_module(len(model.genes), model.autoencoder, model.unit)
