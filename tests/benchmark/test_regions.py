@@ -1,9 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
-from stimage.benchmark import counting_noise_floor, evaluate_regions, nearest_spots, reconstruction_scores
+from stimage import datasets, pp
+from stimage.benchmark import (
+    counting_noise_floor,
+    evaluate_regions,
+    model_predictor,
+    nearest_spots,
+    reconstruction_scores,
+)
+from stimage.data import site_positions
+from stimage.models import STImage
 
 METHODS = ["inverse distance", "mean of 16 nearest spots", "mean of the window"]
 
@@ -99,3 +110,31 @@ def test_sites_must_be_whole_numbers(slide):
     expression, positions, sites, library_size = slide
     with pytest.raises(ValueError, match="`sites` must be whole numbers"):
         evaluate_regions(expression, positions, sites.astype(float), library_size=library_size)
+
+
+def test_a_model_sees_the_window_only():
+    adata = datasets.simulate_tissue(n_rows=16, n_cols=14, n_genes=60, seed=0)
+    pp.compact_grid(adata)
+    model = STImage(adata, window=6, n_pool_genes=40, n_genes=20)
+    slide = model.corpus[0]
+    genes = np.array([5, 0, 11])
+    positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity)
+    predict = model_predictor(model, slide, genes)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(slide.n_sites)
+    hidden = np.zeros(slide.n_sites, dtype=bool)
+    hidden[rng.permutation(slide.n_sites)[:9]] = True
+    found = predict(np.zeros((slide.n_sites, 3)), positions[order], hidden[order])
+    expected = np.zeros((slide.n_sites, 40))
+    expected[hidden] = model.reconstruct(slide, hidden)
+    np.testing.assert_allclose(found, expected[order][hidden[order]][:, genes], rtol=1e-5)
+
+    inside = (slide.site_index < 8).all(axis=1)
+    part = inside & hidden
+    assert 0 < part.sum() < hidden.sum()
+    found = predict(np.zeros((inside.sum(), 3)), positions[inside], part[inside])
+    noise = rng.gamma(1, 1, slide.expression.shape).astype(np.float32)
+    noise[inside & ~part] = slide.expression[inside & ~part].toarray()
+    other = replace(slide, expression=sparse.csr_matrix(noise))
+    again = model_predictor(model, other, genes)(np.zeros((inside.sum(), 3)), positions[inside], part[inside])
+    np.testing.assert_allclose(found, again, rtol=1e-5)
