@@ -4,8 +4,8 @@
 
 Settings of its tutorial: 50 principal components, 15 neighbours in them; in space the 6 (hexagonal) or 4 (square) sites
 around each on a lattice, elsewhere 10 nearest neighbours weighted by distance; layer_ratio 1.8, spatial layer directed.
-Both resolutions are searched for the true number of domains, with more iterations than its default of 15, which often
-do not reach it. Five seeds.
+Both resolutions are searched for the true number of domains, in at most 60 steps instead of its default of 15. Five
+seeds.
 """
 
 import numpy as np
