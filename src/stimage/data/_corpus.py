@@ -86,6 +86,22 @@ class Corpus(Sequence[Slide]):
         source = np.repeat(self.source, [len(slide.observation_index) for slide in self.slides])
         return np.lexsort((np.concatenate([slide.observation_index for slide in self.slides]), source))
 
+    def to_target_sum(self, target_sum: float) -> Corpus:
+        """The same corpus with all slides as log1p of counts per another number.
+
+        Parameters
+        ----------
+        target_sum
+            Counts that each site adds up to, see :meth:`Slide.to_target_sum`.
+
+        Returns
+        -------
+        Corpus
+            Shares with this one what does not change.
+        """
+        slides = [slide.to_target_sum(target_sum) for slide in self.slides]
+        return Corpus(slides, self.vocabulary, source=self.source)
+
     @classmethod
     def from_anndata(
         cls,

@@ -31,8 +31,8 @@ class Slide:
     name
         Name of the slide.
     expression
-        CSR matrix (sites x genes) of log1p of counts per 10,000; the counts of all genes of the slide, not only those
-        kept here, make the library size.
+        CSR matrix (sites x genes) of log1p of counts per ``target_sum``, which is 10,000 in a slide as it is read; the
+        counts of all genes of the slide, not only those kept here, make the library size.
     library_size
         Counts of each site over all genes. A site with none is tissue without data: it is never shown to a model.
     raster
@@ -53,6 +53,8 @@ class Slide:
         Who the tissue is from; empty when unknown.
     spot_sketch
         Fingerprint of observation names and their counts, see :func:`spot_sketch`; empty when unknown.
+    target_sum
+        Counts that each site's expression adds up to before the logarithm, over all genes of the slide.
 
     Examples
     --------
@@ -76,6 +78,7 @@ class Slide:
     centre: np.ndarray | None = None
     donor: str = ""
     spot_sketch: str = ""
+    target_sum: float = COUNTS_PER_SPOT
 
     @property
     def n_sites(self) -> int:
@@ -143,6 +146,34 @@ class Slide:
             Shares the expression with this one.
         """
         return replace(self, library_size=np.where(sites, 0, self.library_size))
+
+    def to_target_sum(self, target_sum: float) -> Slide:
+        """The same slide with expression as log1p of counts per another number.
+
+        The smaller the number, the closer to counts themselves and the less a gene's single counts weigh.
+
+        Parameters
+        ----------
+        target_sum
+            Counts that each site adds up to.
+
+        Returns
+        -------
+        Slide
+            A slide with its own expression, or this one when nothing changes.
+
+        Raises
+        ------
+        ValueError
+            If the slide is centred on given expression, which belongs to the old scale.
+        """
+        if target_sum == self.target_sum:
+            return self
+        if self.centre is not None:
+            raise ValueError(f"Slide {self.name!r} has its own `centre`: change `target_sum` before restricting it.")
+        expression = self.expression.copy()
+        expression.data = np.log1p(np.expm1(expression.data) * np.float32(target_sum / self.target_sum))
+        return replace(self, expression=expression, target_sum=target_sum)
 
     @classmethod
     def from_anndata(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +10,10 @@ import torch
 from stimage.data import Slide, crop, window_positions
 from stimage.modules import MaskedAutoencoder
 
-EmbeddingMode = Literal["visible", "context", "both"]
-EMBEDDING_MODES: tuple[EmbeddingMode, ...] = ("visible", "context", "both")
+View = Literal["visible", "context", "surroundings"]
+VIEWS: tuple[View, ...] = ("visible", "context", "surroundings")
+EmbeddingMode = Literal["visible", "context", "surroundings", "combined"]
+EMBEDDING_MODES: tuple[EmbeddingMode, ...] = (*VIEWS, "combined")
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,18 @@ def _batches(tiles: list[Tile], batch_size: int) -> Iterator[list[Tile]]:
 
 
 @torch.inference_mode()
-def embed_slide(
+def site_views(
     module: MaskedAutoencoder,
     slide: Slide,
+    names: Sequence[View],
     *,
-    mode: EmbeddingMode,
     tile_size: int,
     n_repeats: int,
     n_genes: int | None,
     batch_size: int,
     seed: int,
-) -> np.ndarray:
-    """Embedding of every site of a slide.
+) -> dict[View, np.ndarray]:
+    """What the model says of every site of a slide, seen in different ways.
 
     Parameters
     ----------
@@ -128,13 +130,13 @@ def embed_slide(
         The model, in evaluation mode.
     slide
         The slide.
-    mode
-        ``"visible"``: the site is seen; ``"context"``: it is hidden, together with a random half of the slide, and so is
-        the other half in a second pass; ``"both"``: side by side, each scaled to unit spread.
+    names
+        Views: ``"visible"``, the site is seen; ``"context"``, it is hidden together with a random half of the slide, and
+        so is the other half in a second pass; ``"surroundings"``, it is hidden together with nine tenths of the slide.
     tile_size
         Rows and columns of the windows.
     n_repeats
-        Repetitions that are averaged: of the random halves, and of the draw of genes.
+        Repetitions that are averaged: of the choice of hidden sites, and of the draw of genes.
     n_genes
         Genes drawn in each repeat in proportion to their variance on the slide; all genes when ``None``.
     batch_size
@@ -144,30 +146,36 @@ def embed_slide(
 
     Returns
     -------
-    numpy.ndarray
-        Embeddings (sites x dim, or sites x 2 dim), float32.
+    dict
+        A view's vectors (sites x dim, float32) by its name.
     """
-    rng = np.random.default_rng(seed)
     tiles = tiles_of(slide, tile_size)
-    visible, context = [], []
-    tokens = project(module, slide)
-    for repeat in range(n_repeats):
-        if n_genes is not None:
-            tokens = project(module, slide, draw_genes(slide, n_genes, rng))
-        if mode != "context" and (repeat == 0 or n_genes is not None):
-            nothing = np.zeros(slide.n_sites, dtype=bool)
-            visible.append(site_vectors(module, slide, tokens, nothing, tiles, batch_size=batch_size))
-        if mode != "visible":
-            half = rng.permutation(slide.n_sites) % 2 == 0
-            vectors = torch.zeros_like(tokens)
-            for hidden in (half, ~half):
-                shown = site_vectors(module, slide, tokens, hidden, tiles, batch_size=batch_size)
-                vectors[torch.as_tensor(hidden)] = shown[torch.as_tensor(hidden)]
-            context.append(vectors)
-    parts = [torch.stack(part).mean(dim=0).cpu().numpy() for part in (visible, context) if part]
-    if mode == "both":
-        parts = [part / max(part.std(axis=0).mean(), 1e-12) for part in parts]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    views = {}
+    for name in names:
+        rng = np.random.default_rng([seed, VIEWS.index(name)])
+        total, times = 0, torch.zeros(slide.n_sites, 1)
+        for _ in range(1 if name == "visible" and n_genes is None else n_repeats):
+            tokens = project(module, slide, None if n_genes is None else draw_genes(slide, n_genes, rng))
+            for hidden in _hidden_sets(name, slide.n_sites, rng):
+                vectors = site_vectors(module, slide, tokens, hidden, tiles, batch_size=batch_size)
+                told = (
+                    torch.ones(slide.n_sites, 1) if name == "visible" else torch.as_tensor(hidden).unsqueeze(1).float()
+                )
+                total = total + torch.where(told.bool(), vectors.cpu(), 0.0)
+                times = times + told
+        views[name] = (total / times).numpy().astype(np.float32)
+    return views
+
+
+def _hidden_sets(view: View, n_sites: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Which sites are hidden in each pass of a repeat; every site is hidden in one of them at least."""
+    if view == "visible":
+        return [np.zeros(n_sites, dtype=bool)]
+    if view == "context":
+        half = rng.permutation(n_sites) % 2 == 0
+        return [half, ~half]
+    part = rng.permutation(n_sites) % 10
+    return [part != 0, part != 1]
 
 
 def draw_genes(slide: Slide, n_genes: int, rng: np.random.Generator) -> np.ndarray:
@@ -183,7 +191,7 @@ def draw_genes(slide: Slide, n_genes: int, rng: np.random.Generator) -> np.ndarr
 def reconstruct_slide(
     module: MaskedAutoencoder, slide: Slide, hidden: np.ndarray, *, context: int, tile_size: int, batch_size: int
 ) -> np.ndarray:
-    """Expression of hidden sites, predicted from the sites around them.
+    """Centred expression of hidden sites, predicted from the sites around them.
 
     Parameters
     ----------
@@ -203,7 +211,7 @@ def reconstruct_slide(
     Returns
     -------
     numpy.ndarray
-        log1p of counts per 10,000 (hidden sites x genes), float32.
+        Expression on the slide's scale minus its means over the visible sites (hidden sites x genes), float32.
     """
     slide = slide.hide(hidden)
     shown = np.isin(slide.raster, np.flatnonzero(hidden))
@@ -215,6 +223,35 @@ def reconstruct_slide(
     else:
         tiles = [tile for tile in tiles_of(slide, tile_size) if hidden[tile.sites[tile.sites >= 0]].any()]
     vectors = site_vectors(module, slide, project(module, slide), hidden, tiles, batch_size=batch_size)
-    centred = module.genes.decode_all(vectors[torch.as_tensor(hidden)]).cpu().numpy()
+    return module.genes.decode_all(vectors[torch.as_tensor(hidden)]).cpu().numpy()
+
+
+def uncentred(centred: np.ndarray, scaled: Slide, slide: Slide) -> np.ndarray:
+    """Expression on a slide's own scale from centred predictions on another.
+
+    Both scales are increasing functions of the same counts, and predictions lie near a gene's mean: gene by gene, one
+    scale is regressed on the other.
+
+    Parameters
+    ----------
+    centred
+        Predictions on the scale of ``scaled``, minus its means (predicted sites x genes).
+    scaled
+        The slide on the scale of the predictions.
+    slide
+        The slide on the scale that is asked for; in both, only visible sites are looked at.
+
+    Returns
+    -------
+    numpy.ndarray
+        Expression (predicted sites x genes), float32.
+    """
+    if scaled.target_sum != slide.target_sum:
+        x, y = scaled.expression[scaled.active], slide.expression[slide.active]
+        covariance = np.asarray(x.multiply(y).mean(axis=0)).ravel() - scaled.gene_mean * slide.gene_mean
+        variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - scaled.gene_mean**2
+        limit = slide.target_sum / scaled.target_sum  # the slope at no expression, the largest there is
+        slope = np.divide(covariance, variance, out=np.full_like(variance, limit), where=variance > 1e-12)
+        centred = centred * np.clip(slope, 0, max(limit, 1.0))
     # Expression is never negative, a linear read-out can be.
     return np.maximum(centred + slide.gene_mean, 0).astype(np.float32)

@@ -73,7 +73,7 @@ def embedding_mode(mode: Any, unit: SampleUnit, *, tile_size: Any = None) -> Emb
     if mode is not None:
         _validate.check_choice("mode", mode, EMBEDDING_MODES)
     if unit.name == "patch":
-        return "both" if mode is None else mode
+        return "combined" if mode is None else mode
     if mode not in (None, "visible"):
         raise ValueError(
             f"`mode`={mode!r} hides sites, which a model of `unit`={unit.name!r} never saw: leave `mode` out, or pass "

@@ -19,6 +19,8 @@ class PresetConfig:
     masking: Masking
     mask_ratio: float
     spectral_start: bool
+    target_sum: float
+    """Counts per spot before the logarithm."""
 
 
 PRESETS: dict[str, PresetConfig] = {
@@ -28,6 +30,7 @@ PRESETS: dict[str, PresetConfig] = {
         masking="site",
         mask_ratio=0.75,
         spectral_start=True,
+        target_sum=1e3,
     ),
     # The learning rate is not legible in the text available to us; 1e-4 is usual for a model of this size.
     "paper": PresetConfig(
@@ -38,5 +41,6 @@ PRESETS: dict[str, PresetConfig] = {
         masking="site",
         mask_ratio=0.3,
         spectral_start=False,
+        target_sum=1e4,
     ),
 }

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
+import torch
 
 from stimage import _validate
 from stimage.data import Corpus, SampleUnit, Vocabulary, WindowSpec
+from stimage.models._readout import Readout
 from stimage.models._setup import vocabulary_hash
 from stimage.models._units import build_module
 from stimage.modules import AutoencoderConfig
@@ -94,15 +96,20 @@ class SaveMixin:
             "unit": asdict(self.unit),
             "autoencoder": asdict(self.autoencoder),
             "optimizer": asdict(self.optimizer),
+            "target_sum": self.target_sum,
             "seed": self.seed,
             "is_trained": self.is_trained,
             "n_tokens_seen": self.n_tokens_seen,
             "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
             "manifest": self.manifest_record(),
         }
-        weights = self.module.state_dict()
+        weights = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        if self.readout is not None:
+            weights |= {f"readout.{name}": torch.from_numpy(part) for name, part in self.readout.tensors().items()}
         if half_precision:
-            weights = {name: tensor.half() for name, tensor in weights.items()}
+            weights = {
+                name: tensor.half() if name.startswith("module.") else tensor for name, tensor in weights.items()
+            }
         save_checkpoint(directory, kind=type(self).__name__, weights=weights, config=config)
 
     @classmethod
@@ -134,21 +141,21 @@ class SaveMixin:
         try:
             model.vocabulary = Vocabulary(config["genes"], config["ensembl_ids"])
             model.spec = WindowSpec(**config["spec"])
-            # Models saved before there were other units are of windows.
-            model.unit = SampleUnit(**config.get("unit", {}))
+            model.unit = SampleUnit(**config["unit"])
             model.autoencoder = AutoencoderConfig(**config["autoencoder"])
             model.optimizer = OptimizerConfig(**config["optimizer"])
+            model.target_sum = float(config["target_sum"])
             model.seed = int(config["seed"])
             model.is_trained = bool(config["is_trained"])
-            model.n_tokens_seen = int(config.get("n_tokens_seen", 0))
+            model.n_tokens_seen = int(config["n_tokens_seen"])
             model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
-            # Checkpoints of a corpus whose donors and fingerprints were not noted have neither.
-            slides = [{"spot_sketch": "", "donor": "", **slide} for slide in config["manifest"]["slides"]]
-            model.manifest = {**config["manifest"], "slides": pd.DataFrame(slides)}
+            model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
             if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
                 raise ValueError("the checksum of the gene names does not match")
             model.module = build_module(len(model.genes), model.autoencoder, model.unit)
-            model.module.load_state_dict(weights)
+            model.module.load_state_dict(_part(weights, "module."))
+            readout = {name: tensor.numpy() for name, tensor in _part(weights, "readout.").items()}
+            model.readout = Readout.from_tensors(readout) if readout else None
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
             raise ValueError(
                 f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error})."
@@ -156,3 +163,8 @@ class SaveMixin:
         model.module.eval()
         model.corpus = None if data is None else model._corpus_for(data)
         return model
+
+
+def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

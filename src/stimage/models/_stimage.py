@@ -15,7 +15,7 @@ from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
 from stimage.data._units import NeighborWeights, Unit
 from stimage.models._adapting import AdaptMixin
-from stimage.models._inference import EmbeddingMode, embed_slide, reconstruct_slide
+from stimage.models._inference import VIEWS, EmbeddingMode, reconstruct_slide, site_views, uncentred
 from stimage.models._options import (
     check_model_options,
     check_unit_options,
@@ -23,11 +23,13 @@ from stimage.models._options import (
     embedding_mode,
 )
 from stimage.models._presets import PRESETS, Preset
+from stimage.models._readout import Readout
 from stimage.models._region import RegionResult, reconstruct_region
 from stimage.models._saving import SaveMixin
 from stimage.models._setup import check_setup, corpus_of, manifest_of, notes_of
 from stimage.models._training import TrainMixin
 from stimage.models._units import build_module, embed_spots, reconstruct_from_nearest
+from stimage.modules import MaskedAutoencoder
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -145,8 +147,10 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
         mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
-        self.corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
-        check_window(window, self.corpus)
+        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
+        check_window(window, corpus)
+        self.target_sum = chosen.target_sum
+        self.corpus = corpus.to_target_sum(self.target_sum)
         self.vocabulary = self.corpus.vocabulary
         self.spec = WindowSpec(
             window=window,
@@ -161,6 +165,7 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
         self.history: dict[str, pd.DataFrame] = {}
         self.n_tokens_seen = 0
         self.is_trained = False
+        self.readout: Readout | None = None
         self.manifest = manifest_of(self.corpus)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -230,7 +235,7 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
         *,
         mode: EmbeddingMode | None = None,
         tile_size: int | None = None,
-        n_repeats: int = 4,
+        n_repeats: int = 3,
         n_genes: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
@@ -242,14 +247,15 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
         data
             Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
         mode
-            ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it;
-            ``"both"``: side by side, each scaled to unit spread. By default ``"both"`` with windows; the other units have
-            ``"visible"`` alone, a spot in its context.
+            ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of
+            the slide; ``"surroundings"``: hidden with nine tenths of the slide; ``"combined"``: all three and the site's
+            codes, see the user guide. By default ``"combined"`` with windows; the other units have ``"visible"`` alone, a
+            spot in its context.
         tile_size
             Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
             training, so that most sites have their surroundings on all sides.
         n_repeats
-            How often the context embedding is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
+            How often a view is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
         n_genes
             Genes drawn in each repeat; by default all genes are used.
         batch_size
@@ -260,22 +266,33 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
         Returns
         -------
         numpy.ndarray
-            Embedding (observations x 128 by default, twice that with ``"both"``), float32, in the order of the AnnData.
+            Embedding (observations x 128 by default, three times that and 30 codes with ``"combined"``), float32, in the
+            order of the AnnData.
         """
         self.check_embedding_options(
             mode=mode, tile_size=tile_size, n_repeats=n_repeats, n_genes=n_genes, batch_size=batch_size, seed=seed
         )
         corpus = self._corpus_for(data)
+        mode = embedding_mode(mode, self.unit)
         options = {"n_repeats": n_repeats, "n_genes": n_genes, "seed": seed}
-        if self.unit.name == "patch":
-            mode, tile_size = embedding_mode(mode, self.unit), tile_size or 2 * self.spec.window
-            embed = partial(embed_slide, mode=mode, tile_size=tile_size, batch_size=batch_size, **options)
-        else:
+        if self.unit.name != "patch":
             embed = partial(embed_spots, unit=self.unit, chunk=batch_size * self.spec.window**2, **options)
+        else:
+            options |= {"tile_size": tile_size or 2 * self.spec.window, "batch_size": batch_size}
+            embed = partial(self._embed_slide, mode=mode, **options)
         rows = []
         for slide in progress(corpus, "Embedding slides"):
             rows.append(embed(self.module, slide)[slide.site_of_observation])
         return np.concatenate(rows)[corpus.observation_order]
+
+    def _embed_slide(
+        self, module: MaskedAutoencoder, slide: Slide, *, mode: EmbeddingMode, **options: Any
+    ) -> np.ndarray:
+        if mode != "combined":
+            return site_views(module, slide, [mode], **options)[mode]
+        if self.readout is None:
+            self.fit_readout()
+        return self.readout(site_views(module, slide, VIEWS, **options))
 
     def reconstruct(self, slide: Slide, hidden: np.ndarray, *, context: int = 8, batch_size: int = 8) -> np.ndarray:
         """Expression of hidden sites of a slide, predicted from the sites around them.
@@ -300,14 +317,16 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
             log1p of counts per 10,000 (hidden sites x genes).
         """
         self._check_reconstructs()
-        if self.unit.name != "patch":
-            return reconstruct_from_nearest(
-                self.module, slide, self.unit, hidden, chunk=batch_size * self.spec.window**2
+        scaled = slide.to_target_sum(self.target_sum)
+        if self.unit.name == "patch":
+            tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
+            centred = reconstruct_slide(
+                self.module, scaled, hidden, context=context, tile_size=tile_size, batch_size=batch_size
             )
-        tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
-        return reconstruct_slide(
-            self.module, slide, hidden, context=context, tile_size=tile_size, batch_size=batch_size
-        )
+        else:
+            chunk = batch_size * self.spec.window**2
+            centred = reconstruct_from_nearest(self.module, scaled, self.unit, hidden, chunk=chunk)
+        return uncentred(centred, scaled.hide(hidden), slide.hide(hidden))
 
     def reconstruct_region(
         self,
@@ -384,10 +403,10 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
                 raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STImage.load`.")
             return self.corpus
         if not isinstance(data, Corpus):
-            return corpus_of(data, self.vocabulary)
+            return corpus_of(data, self.vocabulary).to_target_sum(self.target_sum)
         if not np.array_equal(data.genes, self.genes):
             raise ValueError(
                 f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "
                 f"{_validate.listing(self.genes, 3)}): build it with `genes=model.genes`."
             )
-        return data
+        return data.to_target_sum(self.target_sum)

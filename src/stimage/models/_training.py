@@ -9,6 +9,7 @@ import torch
 from stimage.data import WindowDataModule
 from stimage.models._fit import fit
 from stimage.models._options import check_training_options
+from stimage.models._readout import Readout
 from stimage.train import MaskedTrainingPlan
 
 
@@ -111,3 +112,17 @@ class TrainMixin:
         self.n_tokens_seen += n_tokens
         self.module.eval()
         self.is_trained = True
+        self.readout = None
+        if self.unit.name == "patch" and self.spec.masking != "site_gene":
+            self.fit_readout()
+
+    def fit_readout(self) -> None:
+        """Fit scales and codes of the combined embedding on the training slides; :meth:`train` does so at its end."""
+        self.readout = Readout.fit(
+            self.module,
+            list(self._corpus_for(None)),
+            tile_size=2 * self.spec.window,
+            n_repeats=1,
+            batch_size=32,
+            seed=self.seed,
+        )

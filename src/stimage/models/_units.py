@@ -111,7 +111,7 @@ def _in_context(
 def reconstruct_from_nearest(
     module: SpotAutoencoder, slide: Slide, unit: SampleUnit, hidden: np.ndarray, *, chunk: int
 ) -> np.ndarray:
-    """Expression of hidden sites: the mean embedding of the nearest visible sites, decoded.
+    """Centred expression of hidden sites: the mean embedding of the nearest visible sites, decoded.
 
     Parameters
     ----------
@@ -129,13 +129,11 @@ def reconstruct_from_nearest(
     Returns
     -------
     numpy.ndarray
-        log1p of counts per 10,000 (hidden sites x genes), float32.
+        Expression on the slide's scale minus its means over the visible sites (hidden sites x genes), float32.
     """
     slide = slide.hide(hidden)
     vectors = embed_spots(module, slide, unit, n_repeats=1, n_genes=None, chunk=chunk, seed=0)
     near = NearestSites(slide)(np.flatnonzero(hidden), REGION_NEIGHBORS)
     known = (near >= 0).astype(np.float32)
     mean = (vectors[near] * known[..., None]).sum(axis=1) / known.sum(axis=1, keepdims=True)
-    centred = module.genes.decode_all(torch.as_tensor(mean, device=module.genes.embedding.device)).cpu().numpy()
-    # Expression is never negative, a linear read-out can be.
-    return np.maximum(centred + slide.gene_mean, 0).astype(np.float32)
+    return module.genes.decode_all(torch.as_tensor(mean, device=module.genes.embedding.device)).cpu().numpy()

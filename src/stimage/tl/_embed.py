@@ -20,7 +20,7 @@ def embed(
     *,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
-    n_repeats: int = 4,
+    n_repeats: int = 3,
     n_genes: int | None = None,
     batch_size: int = 32,
     adapt_epochs: int = 0,
@@ -39,14 +39,16 @@ def embed(
     model
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
     mode
-        ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it, which is its
-        surroundings' view of it; ``"both"``: side by side, each scaled to unit spread. By default ``"both"``; models of
-        the units ``"spot"``, ``"neighborhood"`` and ``"slice"`` have ``"visible"`` alone: a spot in its context.
+        ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of the
+        slide, which is its surroundings' view of it; ``"surroundings"``: hidden with nine tenths of the slide;
+        ``"combined"``: all three side by side with the site's codes, soft assignments to recurring neighbourhoods of the
+        training slides. By default ``"combined"``; models of the units ``"spot"``, ``"neighborhood"`` and ``"slice"`` have
+        ``"visible"`` alone: a spot in its context.
     tile_size
         Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
         training, so that most sites have their surroundings on all sides.
     n_repeats
-        How often the context embedding is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
+        How often a view is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
     n_genes
         Genes drawn in each repeat; by default all genes are used.
     batch_size
@@ -95,7 +97,7 @@ def embed(
     >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
     >>> model = sti.tl.pretrain(adata, **options)
     >>> sti.tl.embed(adata, model)
-    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 256)
+    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 3 * 128 + 30)
     True
 
     References
