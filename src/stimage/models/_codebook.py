@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 N_COMPONENTS = 15
 N_CODES = (7, 10, 14)
@@ -25,8 +28,9 @@ class Mixture:
 
     def posterior(self, components: np.ndarray) -> np.ndarray:
         """Probability of each code (sites x codes)."""
-        distance = ((components @ self.whitening)[:, None] - self.means[None]) ** 2
-        score = self.log_weights - 0.5 * distance.sum(axis=2)
+        # Squared distances to the codes less what all codes share: no array of sites x codes x components.
+        means = self.means.astype(np.float64)
+        score = (components @ self.whitening) @ means.T + self.log_weights - 0.5 * (means**2).sum(axis=1)
         score = np.exp(score - score.max(axis=1, keepdims=True))
         return score / score.sum(axis=1, keepdims=True)
 
@@ -36,8 +40,8 @@ class Codebook:
     """Recurring neighbourhoods of the training slides, and how much like each of them a site is.
 
     Several Gaussian mixtures, with different numbers of codes and starts, are fitted to each of several views of the
-    sites. The square roots of their posteriors side by side, of which the principal components are kept, are close for
-    two sites when most mixtures put them together, so that no single mixture's accidents decide.
+    sites. Their posteriors side by side, of which the principal components are kept, are close for two sites when most
+    mixtures put them together, so that no single mixture's accidents decide.
 
     Parameters
     ----------
@@ -63,15 +67,13 @@ class Codebook:
         Codebook
             The codebook.
         """
-        from sklearn.decomposition import PCA
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
         tensors, posteriors = {}, []
         for number, view in enumerate(views):
             view = view.astype(np.float64)
-            n_components = min(N_COMPONENTS, *(n - 1 for n in view.shape))
-            pca = PCA(n_components, svd_solver="full").fit(view)
+            pca = _principal_components(view, N_COMPONENTS)
             components = pca.transform(view)
             tensors[f"{number}.mean"], tensors[f"{number}.axes"] = pca.mean_, pca.components_
             for n_codes in N_CODES:
@@ -90,11 +92,12 @@ class Codebook:
                     fitted = Mixture(whitening, mixture.means_ @ whitening, np.log(mixture.weights_))
                     key = f"{number}.{n_codes}.{start}"
                     tensors |= {f"{key}.{field}": value for field, value in vars(fitted).items()}
-                    posteriors.append(np.sqrt(fitted.posterior(components)))
+                    posteriors.append(fitted.posterior(components))
         codes = np.hstack(posteriors)
-        pca = PCA(min(N_DIMENSIONS, *(max(n - 1, 1) for n in codes.shape)), svd_solver="full").fit(codes)
+        pca = _principal_components(codes, N_DIMENSIONS)
         spread = np.sqrt(pca.explained_variance_.sum())
-        tensors["mean"], tensors["axes"] = pca.mean_, pca.components_ / max(spread, 1e-12)
+        # Sites that no mixture tells apart have no codes: rounding errors must not be scaled up to some.
+        tensors["mean"], tensors["axes"] = pca.mean_, pca.components_ / spread if spread > 1e-6 else 0 * pca.components_
         return cls({name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()})
 
     def __call__(self, views: list[np.ndarray]) -> np.ndarray:
@@ -113,9 +116,19 @@ class Codebook:
         posteriors = []
         for number, view in enumerate(views):
             components = (view - self.tensors[f"{number}.mean"]) @ self.tensors[f"{number}.axes"].T
+            components = components.astype(np.float64)
             for n_codes in N_CODES:
                 for start in range(N_STARTS):
                     key = f"{number}.{n_codes}.{start}"
                     mixture = Mixture(*(self.tensors[f"{key}.{f}"] for f in ("whitening", "means", "log_weights")))
-                    posteriors.append(np.sqrt(mixture.posterior(components)))
+                    posteriors.append(mixture.posterior(components).astype(np.float32))
         return ((np.hstack(posteriors) - self.tensors["mean"]) @ self.tensors["axes"].T).astype(np.float32)
+
+
+def _principal_components(values: np.ndarray, n_components: int) -> PCA:
+    """Principal components of sites (sites x dim), fewer when there are few sites."""
+    from sklearn.decomposition import PCA
+
+    n_components = min(n_components, *(max(n - 1, 1) for n in values.shape))
+    with np.errstate(invalid="ignore"):  # shares of a variance of zero, which are not used
+        return PCA(n_components, svd_solver="full").fit(values)
