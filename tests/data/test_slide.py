@@ -40,6 +40,33 @@ def test_expression_is_normalised_over_all_genes(adata):
     assert slide.expression.has_sorted_indices
 
 
+@pytest.mark.parametrize("target_sum", [10.0, 1e3, 1e6])
+def test_another_target_sum(adata, target_sum):
+    genes = adata.var_names[3:9].to_numpy()
+    slide = Slide.from_anndata(adata, genes)
+    before = slide.expression.copy()
+    counts = adata.X.toarray().astype(np.float64)
+    expected = np.log1p(target_sum * counts / counts.sum(axis=1, keepdims=True))[:, 3:9]
+    other = slide.to_target_sum(target_sum)
+    np.testing.assert_allclose(other.expression[other.site_of_observation].toarray(), expected, rtol=1e-5)
+    np.testing.assert_allclose(other.gene_mean, expected.mean(axis=0), rtol=1e-5)
+    assert (slide.target_sum, other.target_sum) == (1e4, target_sum)
+    assert other.expression.dtype == np.float32
+    assert (slide.expression != before).nnz == 0
+    np.testing.assert_allclose(other.to_target_sum(1e4).expression.toarray(), before.toarray(), rtol=1e-4)
+    (of_corpus,) = Corpus.from_anndata(adata, genes=genes).to_target_sum(target_sum)
+    assert (of_corpus.expression != other.expression).nnz == 0
+
+
+def test_the_same_target_sum(adata):
+    slide = Slide.from_anndata(adata, adata.var_names.to_numpy())
+    assert slide.to_target_sum(1e4) is slide
+    centred = slide.restrict(slide.raster >= 0, centre=slide.gene_mean)
+    assert centred.to_target_sum(1e4) is centred
+    with pytest.raises(ValueError, match="'slide' has its own `centre`: change `target_sum` before"):
+        centred.to_target_sum(1e3)
+
+
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csc_matrix, lambda x: sparse.csr_matrix(x).astype(np.int64)])
 def test_matrix_types_and_layers(adata, convert):
     expected = Slide.from_anndata(adata, adata.var_names.to_numpy()).expression

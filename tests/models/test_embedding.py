@@ -8,9 +8,10 @@ from scipy import sparse
 
 from stimage import pp
 from stimage.data import Corpus, window_positions
-from stimage.models._inference import project, tiles_of
+from stimage.models._inference import VIEWS, project, tiles_of
+from stimage.models._readout import WEIGHTS
 
-MODES = ["visible", "context", "both"]
+MODES = ["visible", "context", "surroundings", "combined"]
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_shape_and_repeatability(trained, tissue, mode):
     with assert_unchanged(tissue):
         embedding = trained.get_latent_representation(tissue, mode=mode)
     dim = trained.autoencoder.dim
-    assert embedding.shape == (tissue.n_obs, 2 * dim if mode == "both" else dim)
+    assert embedding.shape == (tissue.n_obs, 3 * dim + 30 if mode == "combined" else dim)
     assert embedding.dtype == np.float32
     assert np.isfinite(embedding).all()
     np.testing.assert_array_equal(trained.get_latent_representation(tissue, mode=mode), embedding)
@@ -62,11 +63,16 @@ def test_seed_sets_what_is_hidden(trained):
     np.testing.assert_array_equal(visible, same)
 
 
-def test_both_is_side_by_side_at_unit_spread(trained):
-    visible, context, both = (trained.get_latent_representation(mode=mode) for mode in MODES)
-    dim = trained.autoencoder.dim
-    for part, scaled in ((visible, both[:, :dim]), (context, both[:, dim:])):
-        np.testing.assert_allclose(scaled, part / part.std(axis=0).mean(), rtol=1e-4, atol=1e-5)
+def test_combined_is_the_views_side_by_side_and_codes(trained):
+    visible, context, surroundings, combined = (trained.get_latent_representation(mode=mode) for mode in MODES)
+    assert trained.get_latent_representation().tobytes() == combined.tobytes()
+    parts = np.split(combined, [trained.autoencoder.dim * n for n in (1, 2, 3)], axis=1)
+    scales = trained.readout.scales
+    for part, view, name in zip(parts, (visible, context, surroundings), VIEWS, strict=False):
+        np.testing.assert_allclose(part, WEIGHTS[name] * view / scales[name], rtol=1e-5, atol=1e-6)
+    views = [context / scales["context"], surroundings / scales["surroundings"]]
+    views.append(np.hstack([visible / scales["visible"], views[0]]))
+    np.testing.assert_allclose(parts[3], WEIGHTS["codes"] * trained.readout.codebook(views), atol=1e-5)
 
 
 def test_gene_draws(trained):
@@ -142,7 +148,7 @@ def test_tokens_are_those_of_the_dense_expression(trained, slide):
         np.testing.assert_allclose(project(module, slide, chosen).detach(), expected.detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["visible", "context"])
+@pytest.mark.parametrize("mode", ["visible", "context", "surroundings"])
 def test_a_far_corner_changes_nothing(trained, slide, mode):
     distance = slide.site_index.sum(axis=1)
     corner = int(distance.argmin())
@@ -155,7 +161,8 @@ def test_a_far_corner_changes_nothing(trained, slide, mode):
     assert not np.allclose(after[~far], before[~far], atol=1e-4)
 
 
-def test_context_embedding_does_not_know_the_site_itself(trained, tissue, slide):
+@pytest.mark.parametrize("mode", ["context", "surroundings"])
+def test_a_hidden_site_is_not_known(trained, tissue, slide, mode):
     (row, col), site = slide.site_index[slide.n_sites // 2], slide.n_sites // 2
     observation = int(np.flatnonzero(slide.site_of_observation == site)[0])
     assert (tissue.obs["grid_row"].iloc[observation], tissue.obs["grid_col"].iloc[observation]) == (row, col)
@@ -164,14 +171,14 @@ def test_context_embedding_does_not_know_the_site_itself(trained, tissue, slide)
     counts[observation] = counts[observation][np.random.default_rng(0).permutation(tissue.n_vars)]
     changed = tissue.copy()
     changed.X = sparse.csr_matrix(counts)
-    (other,) = Corpus.from_anndata(changed, genes=trained.genes)
+    (other,) = Corpus.from_anndata(changed, genes=trained.genes).to_target_sum(trained.target_sum)
     np.testing.assert_array_equal(other.library_size, slide.library_size)
     other = replace(other, centre=slide.gene_mean)
     assert abs(other.expression - slide.expression).max(axis=1).toarray().ravel().astype(bool).tolist() == [
         number == site for number in range(slide.n_sites)
     ]
 
-    before, after = (embed(trained, part, mode="context") for part in (slide, other))
+    before, after = (embed(trained, part, mode=mode, n_repeats=20) for part in (slide, other))
     np.testing.assert_allclose(after[site], before[site], atol=1e-6)
     near = np.abs(slide.site_index - [row, col]).max(axis=1) == 1
     assert np.abs(after - before)[near].max() > 1e-4
@@ -225,7 +232,7 @@ def test_slides_with_other_genes(trained, tissue):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"mode": "hidden"}, ValueError, "`mode` must be one of 'visible', 'context', 'both'"),
+        ({"mode": "hidden"}, ValueError, "`mode` must be one of 'visible', 'context', 'surroundings', 'combined'"),
         ({"n_repeats": 0}, ValueError, "`n_repeats` must be at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"tile_size": 0}, ValueError, "`tile_size` must be at least 2"),

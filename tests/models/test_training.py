@@ -208,7 +208,7 @@ def test_setup_is_noted(tissue, tmp_path):
     assert STImage.setup_anndata(tissue, layer="counts", slide_key="slide") is None
     assert tissue.uns["stimage"] == {
         "kept": 1,
-        "setup": {"layer": "counts", "slide_key": "slide", "grid_key": "grid"},
+        "setup": {"layer": "counts", "slide_key": "slide", "grid_key": "grid", "donor_key": ""},
     }
     tissue.write_h5ad(tmp_path / "slide.h5ad")
 

@@ -174,21 +174,11 @@ def test_adapting(model, tissue):
     assert not same_weights(adapted, model)
 
 
-def test_models_from_before_there_were_units(trained, tissue, tmp_path):
-    trained.save(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["unit"], config["n_tokens_seen"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    loaded = STImage.load(tmp_path)
-    assert loaded.unit.name == "patch"
-    np.testing.assert_array_equal(loaded.get_latent_representation(tissue), trained.get_latent_representation(tissue))
-
-
 def test_windows_are_the_default(tissue, fit, trained):
     assert trained.unit.name == "patch"
     assert same_weights(fit(tissue, unit="patch", training={"max_epochs": 4}), trained)
-    both = trained.get_latent_representation()
-    np.testing.assert_array_equal(trained.get_latent_representation(mode="both"), both)
+    combined = trained.get_latent_representation()
+    np.testing.assert_array_equal(trained.get_latent_representation(mode="combined"), combined)
 
 
 @pytest.mark.parametrize("unit", ["spot", "neighborhood"])
@@ -258,7 +248,7 @@ def test_bad_units(tissue, options, error, message):
 
 def test_what_units_cannot_do(model, tissue):
     with assert_unchanged(tissue):
-        for mode in ("context", "both"):
+        for mode in ("context", "surroundings", "combined"):
             with pytest.raises(ValueError, match=f"`mode`='{mode}' hides sites.*pass `mode='visible'`"):
                 tl.embed(tissue, model, mode=mode)
         with pytest.raises(ValueError, match="`tile_size`=8 is for windows"):

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from stimage import pp, tl
 
-MODES = ["visible", "context", "both"]
+MODES = ["visible", "context", "surroundings", "combined"]
 
 
 def embedding(adata, model, **options):
@@ -20,7 +20,7 @@ def test_what_is_written(slide, model, mode):
     assert tl.embed(slide, model, mode=mode) is None
     dim = model.autoencoder.dim
     vectors = slide.obsm["X_stimage"]
-    assert vectors.shape == (slide.n_obs, 2 * dim if mode == "both" else dim)
+    assert vectors.shape == (slide.n_obs, 3 * dim + 30 if mode == "combined" else dim)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
     np.testing.assert_array_equal(vectors, model.get_latent_representation(slide, mode=mode))

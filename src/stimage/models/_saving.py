@@ -27,12 +27,19 @@ class SaveMixin:
 
     @property
     def model_id(self) -> str:
-        """Hash of the weights, 16 hexadecimal digits."""
+        """Hash of the weights and of the readout of the combined embedding, 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name, tensor in self.module.state_dict().items():
+        for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode())
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that was learned, by its name in a checkpoint."""
+        tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        if self.readout is not None:
+            tensors |= {f"readout.{name}": torch.from_numpy(part) for name, part in self.readout.tensors().items()}
+        return tensors
 
     def provenance(self, adata: AnnData) -> dict[str, Any]:
         """What to note beside a result.
@@ -103,9 +110,7 @@ class SaveMixin:
             "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
             "manifest": self.manifest_record(),
         }
-        weights = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        if self.readout is not None:
-            weights |= {f"readout.{name}": torch.from_numpy(part) for name, part in self.readout.tensors().items()}
+        weights = self._tensors()
         if half_precision:
             weights = {
                 name: tensor.half() if name.startswith("module.") else tensor for name, tensor in weights.items()

@@ -117,10 +117,21 @@ class TrainMixin:
             self.fit_readout()
 
     def fit_readout(self) -> None:
-        """Fit scales and codes of the combined embedding on the training slides; :meth:`train` does so at its end."""
+        """Fit scales and codes of the combined embedding on the training slides; :meth:`train` does so at its end.
+
+        Raises
+        ------
+        ValueError
+            If the model was loaded without slides.
+        """
+        if self.corpus is None:
+            raise ValueError(
+                "The combined embedding of an untrained model is fitted on the slides that it was built with, and this one "
+                "was loaded without any: pass `data` to `STImage.load`, or another `mode`."
+            )
         self.readout = Readout.fit(
             self.module,
-            list(self._corpus_for(None)),
+            list(self.corpus),
             tile_size=2 * self.spec.window,
             n_repeats=1,
             batch_size=32,
