@@ -6,11 +6,12 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+DATA ?= ../shared/data
 NOTEBOOKS = $(wildcard tutorials/*.ipynb)
 BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs tutorials benchmarks-short clean
+.PHONY: help demo test lint docs tutorials benchmarks benchmarks-short clean
 
 help:
 	@echo "make demo              run the demo on a simulated slide"
@@ -18,6 +19,7 @@ help:
 	@echo "make lint              check style and format"
 	@echo "make docs              build the documentation into docs/_build/html"
 	@echo "make tutorials         rerun every notebook of tutorials/ in its short form"
+	@echo "make benchmarks        rerun every benchmark on DATA=../shared/data and rewrite the tables: hours"
 	@echo "make benchmarks-short  run every benchmark in its short form"
 	@echo "make clean             remove .venv and everything built"
 
@@ -40,6 +42,16 @@ tutorials: $(VENV)/.docs
 	    PATH="$(CURDIR)/$(BIN):$$PATH" STIMAGE_FAST=1 $(BIN)/jupyter nbconvert --to notebook --execute \
 	        --ExecutePreprocessor.timeout=1200 --output-dir "$$scratch" "$$notebook" || exit 1; \
 	done
+
+benchmarks: $(VENV)/.test
+	$(BIN)/python benchmarks/domains.py train --data $(DATA)
+	$(BIN)/python benchmarks/domains.py score --data $(DATA) --heads knn mlp
+	$(BIN)/python benchmarks/explored.py --data $(DATA)
+	$(BIN)/python benchmarks/regions.py --data $(DATA)
+	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)
+	$(BIN)/python benchmarks/pretrain_human.py --data $(DATA) --without DLPFC --output benchmarks/cache/without_DLPFC
+	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC
+	$(BIN)/python benchmarks/_tables.py
 
 benchmarks-short: $(VENV)/.test
 	@for benchmark in $(BENCHMARKS); do \

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from the stored results.
+"""Write the tables of README.md and docs/*.md from the stored results.
 
 python benchmarks/_tables.py            # rewrites what stands between <!-- table: NAME --> and <!-- end -->
 python benchmarks/_tables.py --check    # only says whether they are up to date (exit status)
@@ -9,27 +9,33 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md")
-PROTOCOLS = {
-    "random 20/80 k-NN accuracy": "20/80 accuracy",
-    "random 20/80 k-NN ARI": "20/80 ARI",
-    "other section k-NN accuracy": "other section accuracy",
-    "unsupervised ARI": "unsupervised ARI",
+RESULTS = ROOT / "docs" / "results"
+PAGES = ("README.md", "docs/results.md", "docs/what_we_tried.md")
+BASELINES = (
+    "coordinates only",
+    "raw expression",
+    "PCA-30",
+    "PCA-30, mean of 7",
+    "PCA-30, mean of 19",
+    "PCA-30, mean of 37",
+    "PCA-30, mean of 7 beside 37",
+)
+OURS = {"patch": "stimage", "neighborhood": "stimage, neighborhood", "spot": "stimage, spot", "slice": "stimage, slice"}
+COLUMNS = {
+    "leave-slide-out accuracy": ("leave_slide_out", "knn", "accuracy"),
+    "block accuracy": ("block", "knn", "accuracy"),
+    "random 20/80 accuracy": ("random", "knn", "accuracy"),
+    "unsupervised ARI": ("unsupervised", "true_number", "ari"),
+    "the same, number estimated": ("unsupervised", "estimated_number", "ari"),
 }
-
-
-def read(name: str) -> dict:
-    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
-
-
-def cell(entry: dict | None, *, deviation: bool = True) -> str:
-    if entry is None:
-        return "–"
-    text = f"{entry['mean']:.3f}"
-    return f"{text} ± {entry['sd']:.3f}" if deviation else text
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
@@ -37,40 +43,204 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def dlpfc_domains() -> str:
-    table = read("dlpfc")["domains"]
-    body = [[name, *(cell(metrics[key]) for key in PROTOCOLS)] for name, metrics in table.items()]
-    return rows(["embedding", *PROTOCOLS.values()], body)
+def number(value: float, deviation: float | None = None) -> str:
+    if value is None or np.isnan(value):
+        return "–"
+    text = f"{value:.3f}"
+    return text if deviation is None or np.isnan(deviation) else f"{text} ± {deviation:.3f}"
 
 
-def dlpfc_regions(metric: str) -> str:
-    results = read("dlpfc")["regions"]
-    sizes = list(next(iter(results.values())))
-    methods = list(next(iter(next(iter(results.values())).values())))
+@cache
+def domains() -> pd.DataFrame:
+    """Records of all studies; the seeds of one model are one method with a column ``model_seed``."""
+    parts = []
+    for path in sorted((RESULTS / "domains").glob("*.json")):
+        document = json.loads(path.read_text())
+        part = pd.DataFrame(document["records"], columns=document["columns"])
+        parts.append(part.assign(study=path.stem.replace("_", " ")))
+    records = pd.concat(parts, ignore_index=True)
+    records = records[records["slide"] != "pooled"].copy()
+    found = records["method"].str.extract(r"^stimage (?P<unit>\w+), seed (?P<model_seed>\d+)$")
+    records["model_seed"] = found["model_seed"].fillna("0")
+    records["method"] = found["unit"].map(OURS).fillna(records["method"])
+    return records
+
+
+def by_seed(records: pd.DataFrame, metric: str) -> pd.Series:
+    """Score of each slide and model seed, mean over splits or seeds of the clustering."""
+    return records.groupby(["method", "slide", "model_seed"])[metric].mean()
+
+
+def chosen(protocol: str, head: str) -> pd.DataFrame:
+    records = domains()
+    return records[(records["protocol"] == protocol) & (records["head"] == head)]
+
+
+def methods_of(records: pd.DataFrame) -> list[str]:
+    return [method for method in (*BASELINES, *OURS.values()) if method in set(records["method"])]
+
+
+def domains_summary() -> str:
+    table: dict[str, dict[str, str]] = {}
+    for column, (protocol, head, metric) in COLUMNS.items():
+        scores = by_seed(chosen(protocol, head), metric)
+        for method, part in scores.groupby("method"):
+            slides = part.groupby("slide").mean()
+            if len(slides) < scores.index.get_level_values("slide").nunique():
+                continue
+            over_seeds = part.groupby("model_seed").mean()
+            deviation = float(over_seeds.std()) if len(over_seeds) > 1 else None
+            table.setdefault(method, {})[column] = number(float(slides.mean()), deviation)
+    counts = {c: by_seed(chosen(p, h), m).index.get_level_values("slide").nunique() for c, (p, h, m) in COLUMNS.items()}
+    header = ["embedding", *(f"{column} ({counts[column]} slides)" for column in COLUMNS)]
+    order = [method for method in (*BASELINES, *OURS.values()) if method in table]
+    return rows(header, [[method, *(table[method].get(column, "–") for column in COLUMNS)] for method in order])
+
+
+def domains_by_slide(column: str) -> str:
+    protocol, head, metric = COLUMNS[column]
+    scores = by_seed(chosen(protocol, head), metric)
+    means = scores.groupby(["slide", "method"]).mean().unstack()
+    shown = [m for m in ("coordinates only", *BASELINES[2:], "stimage") if m in means]
+    body = [[slide, *(number(means.loc[slide, method]) for method in shown)] for slide in means.index]
+    body.append(["mean", *(number(float(means[method].mean())) for method in shown)])
+    return rows(["slide", *shown], body)
+
+
+def units_table() -> str:
+    scores = by_seed(chosen("leave_slide_out", "knn"), "accuracy")
+    study = domains().drop_duplicates("slide").set_index("slide")["study"]
+    frame = scores.groupby(["method", "slide"]).mean().reset_index()
+    frame["study"] = frame["slide"].map(study)
+    means = frame.groupby(["method", "study"])["accuracy"].mean().unstack()
     body = [
-        [slide, method, *(cell(by_size[size][method].get(metric), deviation=False) for size in sizes)]
-        for slide, by_size in results.items()
-        for method in methods
+        [method, *(number(means.loc[method, s]) for s in means.columns), number(float(means.loc[method].mean()))]
+        for method in OURS.values()
+        if method in means.index
     ]
-    return rows(["section", "method", *(f"r = {size}" for size in sizes)], body)
+    return rows(["unit", *means.columns, "mean of studies"], body)
 
 
-def slides_table() -> str:
-    results = read("slides")["slides"]
+def paper_methods(head: str) -> str:
+    records = chosen("random", head)
+    means = (
+        records.groupby(["method", "study", "slide"])[["accuracy", "ari"]].mean().groupby(["method", "study"]).mean()
+    )
+    studies = sorted(records["study"].unique())
     body = []
-    for slide, methods in results.items():
-        for method, metrics in methods.items():
-            body.append([slide, method, *(cell(metrics.get(key)) for key in METRICS)])
-    return rows(["slide", "embedding", *METRICS.values()], body)
+    for method in methods_of(records):
+        entries = means.loc[method]
+        cells = [
+            f"{entries.loc[s, 'accuracy']:.3f}/{entries.loc[s, 'ari']:.3f}" if s in entries.index else "–"
+            for s in studies
+        ]
+        average = entries.mean() if len(entries) == len(studies) else None
+        cells.append("–" if average is None else f"{average['accuracy']:.3f}/{average['ari']:.3f}")
+        body.append([method, *cells])
+    return rows([f"{head} head, accuracy/ARI", *studies, "average"], body)
 
 
-METRICS = {key: PROTOCOLS[key] for key in PROTOCOLS if key != "other section k-NN accuracy"}
-TABLES = {
-    "dlpfc domains": dlpfc_domains,
-    "dlpfc regions mse": lambda: dlpfc_regions("mse"),
-    "dlpfc regions mae": lambda: dlpfc_regions("mae"),
-    "dlpfc regions pearson": lambda: dlpfc_regions("pearson"),
-    "slides": slides_table,
+def paper_ablations() -> str:
+    document = json.loads((RESULTS / "paper_tables.json").read_text())
+    body = []
+    for name, entry in document["variants"].items():
+        cells = [
+            number(entry[head][metric]["mean"], entry[head][metric]["sd"])
+            for head in ("mlp", "knn")
+            for metric in ("accuracy", "ari")
+        ]
+        body.append([name, *cells, f"{entry['training_seconds']:.0f}"])
+    return rows(["variant", "MLP accuracy", "MLP ARI", "k-NN accuracy", "k-NN ARI", "training, s"], body)
+
+
+def regions(metric: str) -> str:
+    frame = pd.DataFrame(json.loads((RESULTS / "regions.json").read_text())["scores"])
+    frame["method"] = frame["method"].str.replace(r", seed \d+$", "", regex=True)
+    frame[metric] = frame[metric].astype(float)
+    means = frame.groupby(["slide", "method", "region_size"])[metric].mean().unstack()
+    body = [[*index, *(number(value) for value in means.loc[index])] for index in means.index]
+    return rows(["section", "method", *(f"r = {size}" for size in means.columns)], body)
+
+
+PEERS = {"nichepca": "NichePCA", "spatialleiden": "SpatialLeiden", "stagate": "STAGATE", "graphst": "GraphST"}
+
+
+def peers() -> str:
+    document = json.loads((RESULTS / "peers.json").read_text())
+    ours = by_seed(chosen("unsupervised", "true_number"), "ari").groupby(["method", "slide"]).mean()["stimage"]
+    scores = pd.DataFrame(
+        {
+            PEERS[peer]: {
+                slide: entries[peer]["scores"]["unsupervised ARI"]["mean"]
+                for slide, entries in document.items()
+                if peer in entries
+            }
+            for peer in PEERS
+        }
+    ).reindex(ours.index)
+    body = [[slide, *(number(value) for value in scores.loc[slide]), number(ours[slide])] for slide in ours.index]
+    ran = {peer: scores[peer].dropna() for peer in scores}
+    means = [f"{part.mean():.3f} ({ours[part.index].mean():.3f} on {len(part)})" for part in ran.values()]
+    body.append(["mean (stimage on the same slides)", *means, number(float(ours.mean()))])
+    return rows(["unsupervised ARI", *scores, "stimage"], body)
+
+
+def peer_costs() -> str:
+    document = json.loads((RESULTS / "peers.json").read_text())
+    body = []
+    for slide in ("DLPFC_151673", "DLPFC_151674", "img-MOB_Rep11"):
+        for peer, name in PEERS.items():
+            if peer in document[slide]:
+                entry = document[slide][peer]
+                body.append([slide, name, f"{entry['cpu_seconds']:.0f}", f"{entry['peak_mib']:.0f}", entry["version"]])
+    return rows(["slide", "method", "CPU seconds", "peak MiB", "version"], body)
+
+
+def zero_shot() -> str:
+    document = json.loads((RESULTS / "zero_shot.json").read_text())
+    records = pd.DataFrame(document["records"], columns=document["columns"])
+    records = records[records["slide"] != "pooled"]
+    body = []
+    for method in records["method"].unique():
+        cells = []
+        for protocol, head, metric in list(COLUMNS.values())[:4]:
+            part = records[
+                (records["method"] == method) & (records["protocol"] == protocol) & (records["head"] == head)
+            ]
+            cells.append(number(part.groupby("slide")[metric].mean().mean()))
+        body.append([method, *cells])
+    return rows(["embedding", *list(COLUMNS)[:4]], body)
+
+
+def explored(group: str) -> str:
+    document = json.loads((RESULTS / "explored.json").read_text())[group]
+    body = []
+    for name, studies in document.items():
+        cells = []
+        for protocol in ("leave_slide_out", "block", "unsupervised"):
+            values = [value for study in studies.values() for value in study[protocol].values()]
+            cells.append(number(float(np.mean(values))))
+        body.append([name, *cells])
+    return rows(["variant", "leave-slide-out accuracy", "block accuracy", "unsupervised ARI"], body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "domains summary": domains_summary,
+    "domains leave-slide-out": lambda: domains_by_slide("leave-slide-out accuracy"),
+    "domains block": lambda: domains_by_slide("block accuracy"),
+    "domains unsupervised": lambda: domains_by_slide("unsupervised ARI"),
+    "units": units_table,
+    "paper mlp": lambda: paper_methods("mlp"),
+    "paper knn": lambda: paper_methods("knn"),
+    "paper ablations": paper_ablations,
+    "regions mse": lambda: regions("mse"),
+    "regions excess": lambda: regions("excess"),
+    "regions pearson": lambda: regions("pearson"),
+    "peers": peers,
+    "peer costs": peer_costs,
+    "zero-shot": zero_shot,
+    "explored linear": lambda: explored("linear"),
+    "explored model": lambda: explored("model"),
 }
 
 

@@ -1,0 +1,83 @@
+"""Hidden regions of the two DLPFC sections, filled in by our models and by the baselines.
+
+    python benchmarks/regions.py --data ../shared/data     # docs/results/regions.json; needs the cache of domains.py
+    python benchmarks/regions.py --short                   # simulated, seconds, writes nothing
+
+The models are those that domains.py pretrained on both sections (transductive), one for each seed. Regions of r x r sites
+are hidden in a window, 20 places for each size; the 512 most variable genes are filled in from the window's other spots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _studies import read_study, simulated_study
+
+import stimage as sti
+from stimage import benchmark
+from stimage.data import site_positions
+from stimage.models._setup import corpus_of
+
+
+def evaluate(slide, models: dict[str, sti.models.STImage], n_genes: int, **options) -> pd.DataFrame:
+    expression = slide.expression[slide.active]
+    variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel()
+    variance -= np.asarray(expression.mean(axis=0)).ravel() ** 2
+    genes = np.sort(np.argsort(-variance)[:n_genes])
+    records = benchmark.evaluate_regions(
+        slide.expression[:, genes],
+        site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity),
+        slide.site_index,
+        library_size=slide.library_size,
+        predictors={name: benchmark.model_predictor(model, slide, genes) for name, model in models.items()},
+        **options,
+    )
+    return records.assign(slide=slide.name)
+
+
+def summary(records: pd.DataFrame) -> dict:
+    """Means over places, by slide, window, region and method; seeds of a model are kept apart."""
+    columns = ["mse", "mae", "pearson", "floor", "excess"]
+    means = records.groupby(["slide", "window_size", "region_size", "method"])[columns].mean().reset_index()
+    return means.round(5).astype(object).where(means.notna(), None).to_dict("records")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/regions.json"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--short", action="store_true")
+    arguments = parser.parse_args()
+
+    if arguments.short:
+        slides = simulated_study()
+        options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1}
+        models = {"stimage": sti.tl.pretrain(slides, enable_progress_bar=False, **options)}
+        sizes = {"region_sizes": (4,), "window_sizes": (16,), "n_repeats": 2}
+    else:
+        slides = read_study(arguments.data, "DLPFC")
+        stored = {seed: arguments.cache / f"DLPFC.patch.{seed}" for seed in arguments.seeds}
+        models = {f"stimage, seed {seed}": sti.models.STImage.load(path) for seed, path in stored.items()}
+        sizes = {"region_sizes": (4, 8, 10, 14, 16, 18), "window_sizes": (30,), "n_repeats": 20}
+    corpus = corpus_of(slides, next(iter(models.values())).vocabulary)
+    records = pd.concat([evaluate(slide, models, 512, **sizes) for slide in corpus])
+    print(records.groupby(["slide", "region_size", "method"])[["mse", "excess", "pearson"]].mean().round(4).to_string())
+    if not arguments.short:
+        document = {
+            "command": "python benchmarks/regions.py",
+            "versions": {package: version(package) for package in ("stimage", "torch", "numpy", "scikit-learn")},
+            "training": {name: model.manifest_record()["slides"] for name, model in models.items()},
+            "scores": summary(records),
+        }
+        arguments.output.write_text(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
