@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from stimage.benchmark import block_split, embedding_baselines, evaluate_domains, neighbor_mean, random_split
+from stimage.benchmark import block_split, embedding_baselines, evaluate_domains, mlp_head, neighbor_mean, random_split
 from stimage.tl._clustering import cluster
 
 
@@ -30,15 +30,16 @@ def known(facts):
     return ~pd.isna(facts["labels"]) & (facts["labels"] != "")
 
 
-@pytest.mark.parametrize("protocol", ["random", "block"])
-def test_splits_within_slides(tissue, protocol):
+@pytest.mark.parametrize(("protocol", "n_neighbors"), [("random", 5), ("block", 15)])
+def test_splits_within_slides(tissue, protocol, n_neighbors):
     facts, vectors = tissue
-    records = evaluate_domains({"x": vectors}, **facts, protocols=[protocol], heads=["knn"], n_repeats=2, seed=3)
+    options = {"heads": ["knn"], "n_repeats": 2, "n_neighbors": n_neighbors, "seed": 3}
+    records = evaluate_domains({"x": vectors}, **facts, protocols=[protocol], **options)
     assert len(records) == 2 * 4
     rows = np.flatnonzero(known(facts) & (facts["slides"] == "a2"))
     split = random_split(len(rows), seed=4) if protocol == "random" else block_split(facts["positions"][rows], seed=4)
     labels = facts["labels"].astype(str)
-    head = KNeighborsClassifier(15).fit(vectors[rows[split.train]], labels[rows[split.train]])
+    head = KNeighborsClassifier(n_neighbors).fit(vectors[rows[split.train]], labels[rows[split.train]])
     predicted, truth = head.predict(vectors[rows[split.test]]), labels[rows[split.test]]
     found = records[(records["slide"] == "a2") & (records["repeat"] == 1)].iloc[0]
     assert (found["n_train"], found["n_test"]) == (len(split.train), len(split.test))
@@ -49,6 +50,22 @@ def test_splits_within_slides(tissue, protocol):
     tested = first.drop(index="pooled")
     assert first.loc["pooled", "n_test"] == tested["n_test"].sum()
     assert first.loc["pooled", "accuracy"] == pytest.approx(np.average(tested["accuracy"], weights=tested["n_test"]))
+
+
+def test_perceptrons_of_all_repetitions(tissue):
+    facts, vectors = tissue
+    options = {"protocols": ["block", "leave_slide_out"], "heads": ["mlp"], "n_repeats": 3, "mlp_epochs": 3, "seed": 3}
+    records = evaluate_domains({"x": vectors}, **facts, **options).set_index(["protocol", "slide", "repeat"])
+    labels, annotated = facts["labels"].astype(str), known(facts)
+    rows = np.flatnonzero(annotated & (facts["slides"] == "a2"))
+    split = block_split(facts["positions"][rows], seed=5)
+    training, test = rows[split.train], rows[split.test]
+    predicted = mlp_head(vectors[training], labels[training], vectors[test], n_epochs=3, seed=5)
+    assert records.loc[("block", "a2", 2), "accuracy"] == pytest.approx((predicted == labels[test]).mean(), abs=0.01)
+    training, test = annotated & (facts["slides"] != "a2"), annotated & (facts["slides"] == "a2")
+    predicted = mlp_head(vectors[training], labels[training], vectors[test], n_epochs=3, seed=3)
+    found = records.loc[("leave_slide_out", "a2", 0), "accuracy"]
+    assert found == pytest.approx((predicted == labels[test]).mean(), abs=0.01)
 
 
 def test_leaving_slides_and_donors_out(tissue):
@@ -69,16 +86,19 @@ def test_leaving_slides_and_donors_out(tissue):
 
 def test_unsupervised(tissue):
     facts, vectors = tissue
-    records = evaluate_domains({"x": vectors}, **facts, protocols=["unsupervised"], n_seeds=2)
-    assert len(records) == 3 * 2 * 2
+    options = {"protocols": ["unsupervised"], "n_seeds": 2}
+    records = evaluate_domains({"x": vectors}, **facts, **options)
+    assert records.groupby("slide")["head"].value_counts().unstack().eq([1, 2]).all(axis=None)
+    skipped = evaluate_domains({"x": vectors}, **facts, **options, n_seeds_estimated=0)
+    pd.testing.assert_frame_equal(skipped, records[records["head"] == "true_number"].reset_index(drop=True))
     rows = facts["slides"] == "b1"
     scored = known(facts)[rows]
     found, _ = cluster(vectors[rows], 3, method="gmm", seed=1)
     expected = adjusted_rand_score(facts["labels"][rows][scored].astype(str), found[scored])
-    chosen = records[(records["slide"] == "b1") & (records["repeat"] == 1)].set_index("head")
-    assert chosen.loc["true_number", "ari"] == pytest.approx(expected)
-    assert chosen.loc["true_number", "n_domains"] == 3
-    assert 2 <= chosen.loc["estimated_number", "n_domains"] <= 15
+    chosen = records[records["slide"] == "b1"].set_index(["head", "repeat"])
+    assert chosen.loc[("true_number", 1), "ari"] == pytest.approx(expected)
+    assert chosen.loc[("true_number", 1), "n_domains"] == 3
+    assert 2 <= chosen.loc[("estimated_number", 0), "n_domains"] <= 15
     assert records["accuracy"].isna().all()
 
 
@@ -145,6 +165,8 @@ def test_a_class_that_no_training_spot_has():
         ({"protocols": ["leave_slide_out"], "slides": np.repeat("a", 675)}, ValueError, "needs two"),
         ({"train_share": 0}, ValueError, "`train_share`"),
         ({"n_repeats": 0}, ValueError, "`n_repeats`"),
+        ({"n_seeds_estimated": -1}, ValueError, "`n_seeds_estimated` must be at least 0"),
+        ({"n_neighbors": 0}, ValueError, "`n_neighbors`"),
     ],
 )
 def test_bad_input(tissue, change, error, message):

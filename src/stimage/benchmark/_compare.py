@@ -12,6 +12,7 @@ from scipy import sparse
 from stimage import _keys, _validate
 from stimage.benchmark._domains import HEADS, Head, Protocol, annotation, evaluate_domains
 from stimage.benchmark._embedding_baselines import embedding_baselines
+from stimage.benchmark._heads import N_NEIGHBORS
 from stimage.benchmark._leaks import EvaluatedSlide, find_leaks
 from stimage.benchmark._report import Report
 from stimage.data import site_positions
@@ -38,6 +39,8 @@ def compare(
     heads: Sequence[Head] = HEADS,
     n_repeats: int = 10,
     n_seeds: int = 5,
+    n_seeds_estimated: int = 1,
+    n_neighbors: int = N_NEIGHBORS,
     mlp_epochs: int = 800,
     seed: int = 0,
     allow_leak: bool = False,
@@ -62,7 +65,7 @@ def compare(
         ``key_added`` of the grid.
     n_pool_genes
         Highly variable genes of the baselines, chosen by :func:`stimage.pp.select_genes`.
-    protocols, heads, n_repeats, n_seeds, mlp_epochs, seed
+    protocols, heads, n_repeats, n_seeds, n_seeds_estimated, n_neighbors, mlp_epochs, seed
         As in :func:`evaluate_domains`.
     allow_leak
         Score embeddings of models that were trained on a tested slide or donor, and mark them as transductive.
@@ -135,6 +138,8 @@ def compare(
         "heads": list(heads),
         "n_repeats": n_repeats,
         "n_seeds": n_seeds,
+        "n_seeds_estimated": n_seeds_estimated,
+        "n_neighbors": n_neighbors,
         "seed": seed,
         "mlp_epochs": mlp_epochs,
     }

@@ -4,13 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stimage.benchmark._heads import knn_head
+from stimage.benchmark._heads import N_NEIGHBORS, knn_head
 from stimage.benchmark._scores import classification_scores, clustering_scores
 from stimage.benchmark._splits import random_split
 
 
 def random_split_knn(
-    embedding: np.ndarray, labels: np.ndarray, *, n_neighbors: int = 15, train_share: float = 0.2, seed: int = 0
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    *,
+    n_neighbors: int = N_NEIGHBORS,
+    train_share: float = 0.2,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The paper's protocol: a random share of the spots trains a k-NN classifier, the others test it.
 
@@ -54,7 +59,7 @@ def transfer_knn(
     test_embedding: np.ndarray,
     test_labels: np.ndarray,
     *,
-    n_neighbors: int = 15,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> dict[str, float]:
     """Train a k-NN classifier on some spots (of one slide, say) and test it on others (of another).
 

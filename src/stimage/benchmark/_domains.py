@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -7,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from stimage import _validate
-from stimage.benchmark._heads import knn_head, mlp_head
+from stimage._progress import progress
+from stimage.benchmark._heads import BATCH_SIZE, LEARNING_RATE, N_NEIGHBORS, knn_head
+from stimage.benchmark._perceptrons import train_perceptrons
 from stimage.benchmark._scores import classification_scores, clustering_scores
 from stimage.benchmark._splits import Split, block_split, leave_one_out, random_split
 
@@ -30,7 +33,9 @@ def evaluate_domains(
     train_share: float = 0.2,
     n_repeats: int = 10,
     n_seeds: int = 5,
+    n_seeds_estimated: int = 1,
     seed: int = 0,
+    n_neighbors: int = N_NEIGHBORS,
     mlp_epochs: int = 800,
 ) -> pd.DataFrame:
     """Score embeddings of one slide or several by how well domains can be read off them, in several protocols.
@@ -55,15 +60,19 @@ def evaluate_domains(
     protocols
         Which protocols; by default all that the slides and donors allow.
     heads
-        ``"knn"`` (15 neighbours) and ``"mlp"``.
+        ``"knn"`` and ``"mlp"``.
     train_share
         Share of spots or blocks that train in ``"random"`` and ``"block"``.
     n_repeats
         Splits in ``"random"`` and ``"block"``.
     n_seeds
-        Seeds of the clustering.
+        Seeds of the clustering with the true number of domains.
+    n_seeds_estimated
+        Seeds of the clustering with an estimated number, each of which fits some 45 mixtures; 0 for none.
     seed
         First seed.
+    n_neighbors
+        Neighbours that vote in ``"knn"``; all training spots when there are fewer.
     mlp_epochs
         Epochs of the multilayer perceptron; 800 in the paper.
 
@@ -107,8 +116,10 @@ def evaluate_domains(
         raise ValueError("`labels` annotates no spot: there is nothing to score.")
     if POOLED in slides:
         raise ValueError(f"`slides` has a slide called {POOLED!r}, which is what scores over all slides are called.")
-    for parameter, value in {"n_repeats": n_repeats, "n_seeds": n_seeds, "mlp_epochs": mlp_epochs}.items():
+    numbers = {"n_repeats": n_repeats, "n_seeds": n_seeds, "n_neighbors": n_neighbors, "mlp_epochs": mlp_epochs}
+    for parameter, value in numbers.items():
         _validate.check_positive(parameter, value)
+    _validate.check_positive("n_seeds_estimated", n_seeds_estimated, smallest=0)
     _validate.check_range("train_share", train_share, 0, 1)
     _validate.check_seed(seed)
     for head in heads:
@@ -116,17 +127,33 @@ def evaluate_domains(
     protocols = _check_protocols(protocols, slides[annotated], None if donors is None else donors[annotated])
 
     known = np.flatnonzero(annotated)
-    records: list[dict[str, Any]] = []
+    tasks: list[tuple[Protocol, str, Any]] = []
     for protocol in protocols:
         if protocol == "unsupervised":
-            for method, values in vectors.items():
-                records += _cluster(method, values, truth, annotated, slides, range(seed, seed + n_seeds))
+            parts = list(dict.fromkeys(slides[known].tolist()))
+        else:
+            parts = _splits(protocol, slides, positions, donors, known, train_share, n_repeats, seed)
+        tasks += [(protocol, method, part) for method in vectors for part in parts]
+
+    records: list[dict[str, Any]] = []
+    predictions: dict[tuple[str, str, str, int], list[tuple[Split, np.ndarray]]] = defaultdict(list)
+    for protocol, method, part in progress(tasks, "Evaluating embeddings"):
+        if protocol == "unsupervised":
+            rows = np.flatnonzero(slides == part)
+            seeds = {
+                "true_number": range(seed, seed + n_seeds),
+                "estimated_number": range(seed, seed + n_seeds_estimated),
+            }
+            facts = {"method": method, "protocol": protocol, "slide": part}
+            records += _cluster(facts, vectors[method][rows], truth[rows], annotated[rows], seeds)
             continue
-        for repeat, splits in _splits(protocol, slides, positions, donors, known, train_share, n_repeats, seed):
-            for method, values in vectors.items():
-                for head in heads:
-                    facts = {"method": method, "protocol": protocol, "head": head, "repeat": repeat}
-                    records += _predict(facts, splits, values, truth, slides, seed + repeat, mlp_epochs)
+        for head in heads:
+            found = _predict(head, vectors[method], truth, part, seed, n_neighbors, mlp_epochs)
+            for (repeat, split), predicted in zip(part, found, strict=True):
+                facts = {"method": method, "protocol": protocol, "head": head, "repeat": repeat}
+                records += _scores(facts, split, predicted, truth, slides)
+                predictions[method, protocol, head, repeat].append((split, predicted))
+    records += _pooled(predictions, truth, slides)
     columns = ["method", "protocol", "head", "slide", "repeat", "n_train", "n_test"]
     metrics = ["accuracy", "macro_f1", "ari", "nmi", "n_domains"]
     return pd.DataFrame(records, columns=columns + metrics)
@@ -149,28 +176,22 @@ def _splits(
     train_share: float,
     n_repeats: int,
     seed: int,
-) -> Iterator[tuple[int, list[Split]]]:
-    """Splits of each repetition, as positions among all spots; only annotated spots take part."""
+) -> list[list[tuple[int, Split]]]:
+    """Repetitions and splits that are trained together, as positions among all spots; only annotated spots take part."""
     if protocol == "leave_slide_out":
-        yield 0, [_shifted(split, known) for split in leave_one_out(slides[known])]
-    elif protocol == "leave_donor_out":
-        yield 0, [_shifted(split, known) for split in leave_one_out(donors[known], parameter="donors")]
-    else:
-        parts = {name: known[slides[known] == name] for name in dict.fromkeys(slides[known].tolist())}
-        for repeat in range(n_repeats):
-            options = {"train_share": train_share, "seed": seed + repeat}
-            yield (
-                repeat,
-                [
-                    _shifted(
-                        random_split(len(rows), **options)
-                        if protocol == "random"
-                        else block_split(positions[rows], **options),
-                        rows,
-                    )
-                    for rows in parts.values()
-                ],
-            )
+        return [[(0, _shifted(split, known)) for split in leave_one_out(slides[known])]]
+    if protocol == "leave_donor_out":
+        return [[(0, _shifted(split, known)) for split in leave_one_out(donors[known], parameter="donors")]]
+    groups = []
+    for name in dict.fromkeys(slides[known].tolist()):
+        rows = known[slides[known] == name]
+        options = [{"train_share": train_share, "seed": seed + repeat} for repeat in range(n_repeats)]
+        if protocol == "random":
+            splits = [random_split(len(rows), **each) for each in options]
+        else:
+            splits = [block_split(positions[rows], **each) for each in options]
+        groups.append([(repeat, _shifted(split, rows)) for repeat, split in enumerate(splits)])
+    return groups
 
 
 def _shifted(split: Split, rows: np.ndarray) -> Split:
@@ -178,54 +199,70 @@ def _shifted(split: Split, rows: np.ndarray) -> Split:
 
 
 def _predict(
-    facts: dict[str, Any],
-    splits: list[Split],
+    head: Head,
     vectors: np.ndarray,
     truth: np.ndarray,
-    slides: np.ndarray,
+    repeated: list[tuple[int, Split]],
     seed: int,
+    n_neighbors: int,
     mlp_epochs: int,
+) -> list[np.ndarray]:
+    """Predicted labels of the test spots of each split."""
+    splits = [split for _, split in repeated]
+    if head == "knn":
+        return [
+            knn_head(vectors[split.train], truth[split.train], vectors[split.test], n_neighbors=n_neighbors)
+            for split in splits
+        ]
+    options = {"n_epochs": mlp_epochs, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
+    seeds = [seed + repeat for repeat, _ in repeated]
+    trained = train_perceptrons(vectors, truth, splits, **options, seeds=seeds)
+    return [classes[outputs.argmax(axis=1)] for outputs, classes in trained]
+
+
+def _scores(
+    facts: dict[str, Any], split: Split, predicted: np.ndarray, truth: np.ndarray, slides: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    """Scores of each tested slide, and of all of them together."""
-    tested, predicted = [], []
-    for split in splits:
-        training = vectors[split.train], truth[split.train], vectors[split.test]
-        if facts["head"] == "knn":
-            found = knn_head(*training)
-        else:
-            found = mlp_head(*training, n_epochs=mlp_epochs, seed=seed)
-        for name in dict.fromkeys(slides[split.test].tolist()):
-            here = slides[split.test] == name
-            numbers = {"slide": name, "n_train": len(split.train), "n_test": int(here.sum())}
-            yield {**facts, **numbers, **classification_scores(truth[split.test[here]], found[here])}
-        tested.append(split.test)
-        predicted.append(found)
-    test = np.concatenate(tested)
-    if len(np.unique(slides[test])) > 1:
-        numbers = {"slide": POOLED, "n_train": sum(len(split.train) for split in splits), "n_test": len(test)}
-        yield {**facts, **numbers, **classification_scores(truth[test], np.concatenate(predicted))}
+    """Scores of each tested slide."""
+    for name in dict.fromkeys(slides[split.test].tolist()):
+        here = slides[split.test] == name
+        numbers = {"slide": name, "n_train": len(split.train), "n_test": int(here.sum())}
+        yield {**facts, **numbers, **classification_scores(truth[split.test[here]], predicted[here])}
+
+
+def _pooled(
+    predictions: Mapping[tuple[str, str, str, int], list[tuple[Split, np.ndarray]]],
+    truth: np.ndarray,
+    slides: np.ndarray,
+) -> Iterator[dict[str, Any]]:
+    """Scores of the predictions for all slides together."""
+    for key, parts in predictions.items():
+        test = np.concatenate([split.test for split, _ in parts])
+        if len(np.unique(slides[test])) > 1:
+            facts = dict(zip(("method", "protocol", "head", "repeat"), key, strict=True))
+            numbers = {"slide": POOLED, "n_train": sum(len(split.train) for split, _ in parts), "n_test": len(test)}
+            predicted = np.concatenate([found for _, found in parts])
+            yield {**facts, **numbers, **classification_scores(truth[test], predicted)}
 
 
 def _cluster(
-    method: str,
+    facts: dict[str, Any],
     vectors: np.ndarray,
     truth: np.ndarray,
     annotated: np.ndarray,
-    slides: np.ndarray,
-    seeds: range,
+    seeds: Mapping[str, range],
 ) -> Iterator[dict[str, Any]]:
+    """Scores of the clusters of all spots of a slide on its annotated ones."""
     from stimage.tl._clustering import cluster
 
-    for name in dict.fromkeys(slides[annotated].tolist()):
-        rows = np.flatnonzero(slides == name)
-        here = annotated[rows]
-        wanted = truth[rows][here]
-        for repeat, seed in enumerate(seeds):
-            for head, number in {"true_number": len(np.unique(wanted)), "estimated_number": None}.items():
-                found, _ = cluster(vectors[rows], number, method="gmm", seed=seed, show_progress=False)
-                facts = {"method": method, "protocol": "unsupervised", "head": head, "slide": name, "repeat": repeat}
-                scores = clustering_scores(wanted, found[here])
-                yield {**facts, "n_train": 0, "n_test": len(wanted), **scores, "n_domains": len(np.unique(found))}
+    wanted = truth[annotated]
+    numbers = {"true_number": len(np.unique(wanted)), "estimated_number": None}
+    for head, number in numbers.items():
+        for repeat, seed in enumerate(seeds[head]):
+            found, _ = cluster(vectors, number, method="gmm", seed=seed, show_progress=False)
+            scores = clustering_scores(wanted, found[annotated])
+            sizes = {"n_train": 0, "n_test": len(wanted), "n_domains": len(np.unique(found))}
+            yield {**facts, "head": head, "repeat": repeat, **scores, **sizes}
 
 
 def _check_lengths(n_spots: int, **arrays: np.ndarray | None) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from stimage import _validate
+from stimage.benchmark._perceptrons import train_perceptrons
+from stimage.benchmark._splits import Split
 
 N_NEIGHBORS = 15
-HIDDEN_LAYERS = (512, 256, 128)
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
 
 
 def knn_head(
@@ -50,8 +51,8 @@ def mlp_head(
     test_embedding: np.ndarray,
     *,
     n_epochs: int = 800,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = LEARNING_RATE,
     seed: int = 0,
 ) -> np.ndarray:
     """Predict labels with the paper's multilayer perceptron: 512, 256 and 128 hidden units, ReLU, Adam, cross-entropy.
@@ -93,34 +94,18 @@ def mlp_head(
     ----------
     Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
     """
-    import torch
-    from torch import nn
-
     _validate.check_positive("n_epochs", n_epochs)
     _validate.check_positive("batch_size", batch_size)
     _validate.check_seed(seed)
-    classes, codes = np.unique(labels, return_inverse=True)
-    embedding = np.asarray(embedding, dtype=np.float32)
-    centre, spread = embedding.mean(axis=0), embedding.std(axis=0)
-    spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, 1)
-    features = torch.from_numpy((embedding - centre) / spread)
-    test = torch.from_numpy((np.asarray(test_embedding, dtype=np.float32) - centre) / spread)
-    target = torch.from_numpy(codes)
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sizes = [features.shape[1], *HIDDEN_LAYERS, len(classes)]
-        layers = [module for n_in, n_out in pairwise(sizes) for module in (nn.Linear(n_in, n_out), nn.ReLU())]
-        network = nn.Sequential(*layers[:-1])
-        # One pass over the weights per step: at this size the plain loop over tensors takes most of the time.
-        optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-        for _ in range(n_epochs):
-            order = torch.randperm(len(target))
-            shuffled, wanted = features[order], target[order]
-            for start in range(0, len(order), batch_size):
-                optimizer.zero_grad()
-                output = network(shuffled[start : start + batch_size])
-                nn.functional.cross_entropy(output, wanted[start : start + batch_size]).backward()
-                optimizer.step()
-    with torch.inference_mode():
-        return classes[network(test).argmax(dim=1).numpy()]
+    spots = np.arange(len(embedding) + len(test_embedding))
+    split = Split(spots[: len(embedding)], spots[len(embedding) :])
+    ((outputs, classes),) = train_perceptrons(
+        np.concatenate([embedding, test_embedding]),
+        np.asarray(labels),
+        [split],
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seeds=[seed],
+    )
+    return classes[outputs.argmax(axis=1)]
