@@ -34,7 +34,7 @@ def test_codes_are_components_of_the_posteriors_of_all_mixtures():
         for n_codes in N_CODES:
             for start in range(N_STARTS):
                 mixture = GaussianMixture(n_codes, covariance_type="tied", max_iter=60, random_state=7 + start)
-                posteriors.append(np.sqrt(mixture.fit(components).predict_proba(components)))
+                posteriors.append(mixture.fit(components).predict_proba(components))
     expected = PCA(30, svd_solver="full").fit_transform(np.hstack(posteriors))
     codes = Codebook.fit(views, seed=7)(views)
     assert codes.shape == (300, 30)
