@@ -10,7 +10,10 @@ from types import ModuleType
 from typing import get_type_hints
 
 import stimage
+from stimage.models._codebook import N_DIMENSIONS
+from stimage.models._inference import VIEWS
 from stimage.models._presets import PRESETS
+from stimage.models._readout import WEIGHTS
 
 project = "stimage"
 author = "stimage developers"
@@ -70,7 +73,20 @@ def preset_table() -> str:
     return "\n".join(["| setting | `default` | `paper` |", "|---|---|---|", *rows])
 
 
-myst_substitutions = {"presets": preset_table()}
+def weights() -> str:
+    """The weights of the combined embedding, in words."""
+    *first, last = [
+        f"{weight:g} for the {name} vector" if name != "codes" else f"{weight:g} for the codes"
+        for name, weight in WEIGHTS.items()
+    ]
+    return f"{', '.join(first)} and {last}"
+
+
+myst_substitutions = {
+    "presets": preset_table(),
+    "weights": weights(),
+    "dimensions": len(VIEWS) * PRESETS["default"].autoencoder.dim + N_DIMENSIONS,
+}
 
 
 def modules_of(package: ModuleType) -> list[ModuleType]:

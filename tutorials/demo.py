@@ -65,11 +65,11 @@ def main() -> None:
         adata.obsm["baseline"] = vectors[slide.site_of_observation]
         sti.tl.domains(adata, n_domains, use_rep="baseline", key_added="baseline_domain")
         print(f"  {name:<24}{ari(adata, adata.obs['baseline_domain']):.3f}")
-    for mode in ("visible", "context"):
+    for mode in ("visible", "context", "surroundings"):
         sti.tl.embed(adata, model, mode=mode, key_added="X_part")
         sti.tl.domains(adata, n_domains, use_rep="X_part", key_added="part_domain")
         print(f"  {f'stimage, {mode}':<24}{ari(adata, adata.obs['part_domain']):.3f}")
-    print(f"  {'stimage, both (default)':<24}{ari(adata, adata.obs['stimage_domain']):.3f}")
+    print(f"  {'stimage, combined':<24}{ari(adata, adata.obs['stimage_domain']):.3f}")
     found = adata.uns["estimated_domain"]["n_domains"]
     print(f"  {f'stimage, {found} estimated':<24}{ari(adata, adata.obs['estimated_domain']):.3f}")
 
