@@ -187,7 +187,7 @@ def test_regions_are_the_nearest_embeddings_decoded(models, tissue, unit):
     (slide,) = model.corpus
     hidden = np.zeros(slide.n_sites, dtype=bool)
     hidden[200:230] = True
-    filled = model.reconstruct(slide, hidden)
+    filled = model.reconstruct(slide, hidden, calibrated=False)
     shown = slide.hide(hidden)
     embedding = embed(model, shown)
     nearest = NearestSites(shown)(np.flatnonzero(hidden), 16)
@@ -199,7 +199,8 @@ def test_regions_are_the_nearest_embeddings_decoded(models, tissue, unit):
     expression = slide.expression.toarray()
     expression[hidden] = 7
     other = replace(slide, expression=sparse.csr_matrix(expression))
-    np.testing.assert_array_equal(model.reconstruct(other, hidden), filled)
+    np.testing.assert_array_equal(model.reconstruct(other, hidden, calibrated=False), filled)
+    np.testing.assert_array_equal(model.reconstruct(other, hidden), model.reconstruct(slide, hidden))
     tl.reconstruct_region(tissue, model, size=4)
     assert np.isfinite(tissue.uns["stimage_region"]["mse"])
 

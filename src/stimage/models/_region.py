@@ -237,7 +237,7 @@ def reconstruct_region(
                 "must stay visible, pass less."
             )
         filled = np.zeros((slide.n_sites, len(model.genes)), dtype=np.float32)
-        filled[hidden] = model.reconstruct(slide, hidden, context=context)
+        filled[hidden] = model.reconstruct(slide, hidden, context=context, seed=seed)
         prediction[slide.observation_index] = filled[slide.site_of_observation]
         # A site in which only some observations were named is hidden as a whole.
         masked[slide.observation_index] = hidden[slide.site_of_observation]

@@ -15,6 +15,7 @@ from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
 from stimage.data._units import NeighborWeights, Unit
 from stimage.models._adapting import AdaptMixin
+from stimage.models._calibration import calibrated_reconstruction
 from stimage.models._inference import VIEWS, EmbeddingMode, reconstruct_slide, site_views, uncentred
 from stimage.models._options import (
     check_model_options,
@@ -294,8 +295,21 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
             self.fit_readout()
         return self.readout(site_views(module, slide, VIEWS, **options))
 
-    def reconstruct(self, slide: Slide, hidden: np.ndarray, *, context: int = 8, batch_size: int = 8) -> np.ndarray:
+    def reconstruct(
+        self,
+        slide: Slide,
+        hidden: np.ndarray,
+        *,
+        context: int = 8,
+        calibrated: bool = True,
+        batch_size: int = 8,
+        seed: int = 0,
+    ) -> np.ndarray:
         """Expression of hidden sites of a slide, predicted from the sites around them.
+
+        By default the prediction is calibrated on visible sites: up to sixteen regions of the same shape are hidden
+        elsewhere on the slide, one after the other, and how well they are predicted says how far to trust the model and how
+        far the mean of the nearest visible sites; see the user guide. No hidden value is used.
 
         With the units ``"spot"`` and ``"neighborhood"``, which know no hidden sites, the mean embedding of the 16 nearest
         visible sites is decoded; ``context`` plays no part.
@@ -308,8 +322,12 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
             Boolean mask over its sites.
         context
             Sites of surroundings on every side of the hidden sites.
+        calibrated
+            Calibrate the prediction, or return it as the model makes it.
         batch_size
             Windows in a forward pass.
+        seed
+            Seed of the regions that it is calibrated on.
 
         Returns
         -------
@@ -317,6 +335,10 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
             log1p of counts per 10,000 (hidden sites x genes).
         """
         self._check_reconstructs()
+        predict = partial(self._predict_hidden, context=context, batch_size=batch_size)
+        return calibrated_reconstruction(predict, slide, hidden, seed=seed) if calibrated else predict(slide, hidden)
+
+    def _predict_hidden(self, slide: Slide, hidden: np.ndarray, *, context: int, batch_size: int) -> np.ndarray:
         scaled = slide.to_target_sum(self.target_sum)
         if self.unit.name == "patch":
             tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
