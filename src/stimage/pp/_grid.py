@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,6 +31,9 @@ _MAX_SITES_PER_OBSERVATION = 1000
 _MAX_ROUNDED = 0.05
 """Share of observations that may be on one array site with another before it is an error of the data, not of rounding."""
 
+_LEAST_OCCUPANCY = 0.05
+"""Occupied share of the raster below which array coordinates that nothing confirms are not taken for a lattice."""
+
 
 def compact_grid(
     adata: AnnData,
@@ -59,7 +63,8 @@ def compact_grid(
         site of a Visium slide empty. ``"bins"``: square bins of ``bin_size``, shared by several observations if need be.
         ``"auto"``: hexagonal or square, whichever the coordinates show; bins where they are irregular. Array coordinates
         that put a few observations (5 %) on one site although their spatial coordinates differ, as rounded ones of legacy
-        arrays do, give way to the spatial coordinates.
+        arrays do, give way to the spatial coordinates; where these show no lattice either, the sites of a square array
+        become bins, one for each site, which those few observations share.
     slide_key
         Column of ``adata.obs`` that names the slide of each observation; each slide gets a raster of its own. ``None``
         takes everything as one slide.
@@ -204,7 +209,7 @@ def _slide_sites(
         sites, source = from_array(row, col, layout, xy), np.column_stack([col, row])
         shared = _shared_sites(sites)
         if layout == "auto" and 0 < len(shared) <= _MAX_ROUNDED * len(members) and _all_distinct(xy):
-            sites, source = _inferred(xy, layout), xy
+            sites, source = _unrounded(sites, source, xy)
         elif len(shared):
             raise ValueError(
                 f"{len(shared)} observations share a site with another (e.g. "
@@ -242,6 +247,18 @@ def _inferred(xy: NDArray[np.float64], layout: str) -> Sites:
             f"`layout`={layout!r} cannot be inferred from the spatial coordinates: {error}. "
             "Use `layout`='bins', or 'auto' to let the coordinates decide."
         ) from error
+
+
+def _unrounded(sites: Sites, source: NDArray[np.float64], xy: NDArray[np.float64]) -> tuple[Sites, NDArray[np.float64]]:
+    """Sites where array coordinates put a few observations on one, and the positions that they come from."""
+    try:
+        return from_spatial(xy), xy
+    except NoLatticeError:
+        # A square lattice whose sites may be shared is one of bins; the shifted rows of a hexagonal one are not.
+        # Nor are pixels, which leave most of their raster empty.
+        if sites.layout == "square" and sites.occupancy >= _LEAST_OCCUPANCY:
+            return replace(sites, layout="bins"), source
+        return from_bins(xy), xy
 
 
 def _array_coordinates(adata: AnnData) -> _Array | None:
