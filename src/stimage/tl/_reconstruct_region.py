@@ -28,6 +28,8 @@ def reconstruct_region(
 
     The hidden counts are used for nothing but the errors: the means that the prediction is added to come from the
     visible sites. Whether the model saw them in training is up to you: a model pretrained on the same slide did.
+    The prediction is calibrated on regions of the same shape elsewhere on the slide, see
+    :meth:`stimage.models.STImage.reconstruct`.
 
     Parameters
     ----------
@@ -42,7 +44,7 @@ def reconstruct_region(
     context
         Sites of surroundings that the model sees on every side of the region.
     seed
-        Seed of the block's place.
+        Seed of the block's place and of those that the prediction is calibrated on.
     key_added
         Key of the results.
     copy
