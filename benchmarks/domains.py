@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--heads", nargs="+", default=["knn"], choices=("knn", "mlp"))
+    parser.add_argument("--cluster-seeds", type=int, default=2, help="seeds of the mixture, for each seed of a model")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
@@ -105,7 +106,8 @@ def main() -> None:
                 for unit in arguments.units:
                     train(slides, study, arguments.cache, unit, seed)
         else:
-            score(slides, study, arguments.cache, arguments.output, heads=arguments.heads)
+            options = {"heads": arguments.heads, "n_seeds": arguments.cluster_seeds}
+            score(slides, study, arguments.cache, arguments.output, **options)
             print(f"{study}: scored", flush=True)
 
 

@@ -4,7 +4,7 @@
     python benchmarks/regions.py --short                   # simulated, seconds, writes nothing
 
 The models are those that domains.py pretrained on both sections (transductive), one for each seed. Regions of r x r sites
-are hidden in a window, 20 places for each size; the 512 most variable genes are filled in from the window's other spots.
+are hidden in a window, --places of each size; the 512 most variable genes are filled in from the window's other spots.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/regions.json"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--places", type=int, default=20, help="regions of each size")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
@@ -65,13 +66,15 @@ def main() -> None:
         slides = read_study(arguments.data, "DLPFC")
         stored = {seed: arguments.cache / f"DLPFC.patch.{seed}" for seed in arguments.seeds}
         models = {f"stimage, seed {seed}": sti.models.STImage.load(path) for seed, path in stored.items()}
-        sizes = {"region_sizes": (4, 8, 10, 14, 16, 18), "window_sizes": (30,), "n_repeats": 20}
+        sizes = {"region_sizes": (4, 8, 10, 14, 16, 18), "window_sizes": (30,), "n_repeats": arguments.places}
     corpus = corpus_of(slides, next(iter(models.values())).vocabulary)
     records = pd.concat([evaluate(slide, models, 512, **sizes) for slide in corpus])
     print(records.groupby(["slide", "region_size", "method"])[["mse", "excess", "pearson"]].mean().round(4).to_string())
     if not arguments.short:
         document = {
             "command": "python benchmarks/regions.py",
+            "places": arguments.places,
+            "seeds": arguments.seeds,
             "versions": {package: version(package) for package in ("stimage", "torch", "numpy", "scikit-learn")},
             "training": {name: model.manifest_record()["slides"] for name, model in models.items()},
             "scores": summary(records),
