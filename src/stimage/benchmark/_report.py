@@ -171,13 +171,9 @@ class Report:
         }
         text = json.dumps(document, indent=1, allow_nan=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(scratch, path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+            (Path(scratch) / path.name).write_text(text, encoding="utf-8")
+            os.replace(Path(scratch) / path.name, path)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Report:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
 N_COMPONENTS = 15
-N_CODES = (7, 10, 14)
-N_STARTS = 3
+N_CODES = (4, 7, 10, 14)
+N_STARTS = 6
 N_DIMENSIONS = 30
 
 

@@ -12,7 +12,7 @@ from stimage.modules import MaskedAutoencoder
 
 WEIGHTS: dict[str, float] = {"visible": 0.5, "context": 1.0, "surroundings": 1.0, "codes": 1.2}
 """Spread of each part of the combined embedding. The site itself is the noisiest of its views."""
-ENOUGH_SITES = 20_000
+ENOUGH_SITES = 10_000
 """Sites on which a readout is fitted, in whole slides."""
 
 

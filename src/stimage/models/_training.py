@@ -133,7 +133,7 @@ class TrainMixin:
             self.module,
             list(self.corpus),
             tile_size=2 * self.spec.window,
-            n_repeats=1,
+            n_repeats=3,
             batch_size=32,
             seed=self.seed,
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def save_checkpoint(
             **config,
         }
         (Path(scratch) / CONFIG).write_text(json.dumps(document, indent=1, sort_keys=True))
+        # safetensors writes files that only their owner can read, whatever the user's settings are.
+        shutil.copymode(Path(scratch) / CONFIG, Path(scratch) / WEIGHTS)
         os.replace(Path(scratch) / WEIGHTS, directory / WEIGHTS)
         os.replace(Path(scratch) / CONFIG, directory / CONFIG)
 
