@@ -45,7 +45,8 @@ tutorials: $(VENV)/.docs
 
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/domains.py train --data $(DATA)
-	$(BIN)/python benchmarks/domains.py score --data $(DATA) --heads knn mlp
+	$(BIN)/python benchmarks/domains.py score --data $(DATA)
+	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)
 	$(BIN)/python benchmarks/explored.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA)
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)
