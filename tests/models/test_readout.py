@@ -13,7 +13,7 @@ from stimage.models._inference import VIEWS, site_views
 from stimage.models._readout import WEIGHTS, Readout
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "windows_per_epoch": 16}
-OPTIONS = {"tile_size": 16, "n_repeats": 1, "batch_size": 32, "seed": 0}
+OPTIONS = {"tile_size": 16, "n_repeats": 3, "batch_size": 32, "seed": 0}
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,18 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
+import torch
 
 from stimage import _validate
-from stimage.data import Corpus
+from stimage.data import Corpus, Slide, principal_genes
+from stimage.models._inference import project
 from stimage.models._setup import manifest_of
+from stimage.modules import MaskedAutoencoder, SpotAutoencoder
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-ADAPTATION_RATE = 1 / 3
-"""Learning rate of an adaptation over that of the training."""
 
 
 class AdaptMixin:
@@ -31,7 +32,8 @@ class AdaptMixin:
     ) -> Self:
         """Train a copy of this model further on some slides, without labels; this model stays as it is.
 
-        Genes that a slide does not measure are left out of its windows, and their embeddings stay as they were.
+        Gene embeddings start anew from the principal axes of these slides, turned so that tokens stay as near as can be to
+        what they were: genes that did not vary in the tissues of the training are heard from the start. Genes that a slide does not measure are left out of its windows, and their embeddings stay as they were.
 
         Parameters
         ----------
@@ -40,7 +42,7 @@ class AdaptMixin:
         max_epochs
             Number of epochs.
         learning_rate
-            Highest learning rate; a third of that of the training by default.
+            Highest learning rate; that of the training by default.
         seed
             Seed of windows, genes and masks; that of the training by default.
         training
@@ -82,6 +84,36 @@ class AdaptMixin:
             "adapted_from": self.model_id,
             "adapted_epochs": self.manifest.get("adapted_epochs", 0) + max_epochs,
         }
-        rate = self.optimizer.learning_rate * ADAPTATION_RATE if learning_rate is None else learning_rate
-        adapted.train(max_epochs, learning_rate=rate, **training)
+        turn_genes_to(adapted.module, list(adapted.corpus))
+        adapted.train(max_epochs, learning_rate=learning_rate, **training)
         return adapted
+
+
+@torch.no_grad()
+def turn_genes_to(module: MaskedAutoencoder | SpotAutoencoder, slides: list[Slide]) -> None:
+    """Replace gene embeddings by principal axes of some slides, in the orientation that the module is used to.
+
+    The rotation is the orthogonal one that brings tokens from the axes closest to the module's own tokens (Procrustes).
+
+    Parameters
+    ----------
+    module
+        The module, changed in place. Genes that no slide measures stay as they are.
+    slides
+        Slides over the module's genes.
+    """
+
+    def tokens(of: MaskedAutoencoder | SpotAutoencoder) -> np.ndarray:
+        parts = [project(of, slide).cpu().numpy()[slide.active] for slide in slides]
+        return np.concatenate([part - part.mean(axis=0) for part in parts])
+
+    fresh = copy.deepcopy(module)
+    axes, deviation = principal_genes(slides, module.config.dim)
+    fresh.genes.start_from_spectrum(torch.from_numpy(axes), torch.from_numpy(deviation))
+    left, _, right = np.linalg.svd(tokens(fresh).T @ tokens(module))
+    genes, device = module.genes, module.genes.embedding.device
+    rotation = torch.as_tensor(left @ right, dtype=genes.embedding.dtype, device=device)
+    measured = torch.as_tensor(np.any([slide.measured for slide in slides], axis=0), device=device)
+    genes.embedding[measured] = (fresh.genes.embedding @ rotation)[measured]
+    genes.output_embedding[measured] = (fresh.genes.output_embedding @ rotation)[measured]
+    genes.output_projection.load_state_dict(fresh.genes.output_projection.state_dict())
