@@ -20,6 +20,29 @@ from domains import attach
 from stimage import benchmark
 
 
+def score(slides: list, embeddings: dict[str, list[np.ndarray]], **options) -> dict[str, dict]:
+    """Accuracy, ARI and macro-F1 of each method and head, mean over slides; spread over splits."""
+    records = benchmark.evaluate_domains(
+        {name: np.concatenate(parts) for name, parts in embeddings.items()},
+        labels=np.concatenate([adata.obs["label"].to_numpy(dtype=object) for adata in slides]),
+        slides=np.concatenate([adata.obs["slide"].to_numpy(dtype=str) for adata in slides]),
+        positions=np.concatenate([adata.obsm["X_grid"] for adata in slides]),
+        protocols=["random"],
+        **options,
+    )
+    records = records[records["slide"] != "pooled"]
+    return {
+        method: {
+            head: {
+                metric: benchmark.mean_and_deviation(found.groupby("repeat")[metric].mean())
+                for metric in ("accuracy", "ari", "macro_f1")
+            }
+            for head, found in part.groupby("head")
+        }
+        for method, part in records.groupby("method")
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -34,27 +57,8 @@ def main() -> None:
     if not arguments.short:
         attach(slides, "DLPFC", arguments.cache)
         embeddings["stimage"] = [adata.obsm["stimage patch, seed 0"] for adata in slides]
-    records = benchmark.evaluate_domains(
-        {name: np.concatenate(parts) for name, parts in embeddings.items()},
-        labels=np.concatenate([adata.obs["label"].to_numpy(dtype=object) for adata in slides]),
-        slides=np.concatenate([adata.obs["slide"].to_numpy(dtype=str) for adata in slides]),
-        positions=np.concatenate(embeddings["coordinates only"]),
-        protocols=["random"],
-        heads=["knn", "mlp"],
-        n_repeats=arguments.repeats,
-        mlp_epochs=2 if arguments.short else 800,
-    )
-    records = records[records["slide"] != "pooled"]
-    scores = {
-        method: {
-            head: {
-                metric: benchmark.mean_and_deviation(found.groupby("repeat")[metric].mean())
-                for metric in ("accuracy", "ari", "macro_f1")
-            }
-            for head, found in part.groupby("head")
-        }
-        for method, part in records.groupby("method")
-    }
+    options = {"n_repeats": arguments.repeats, "mlp_epochs": 2 if arguments.short else 800}
+    scores = score(slides, embeddings, heads=["knn", "mlp"], **options)
     print({m: {h: round(v["accuracy"]["mean"], 3) for h, v in heads.items()} for m, heads in scores.items()})
     if not arguments.short:
         document = {
