@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse, stats
 
-COUNTS_PER_SPOT = 1e4
+from stimage.data._slide import COUNTS_PER_SPOT
+
 _GRID_POINTS = 120
 _ITERATIONS = 400
 _VALUES_PER_BIN = 2_500

@@ -9,10 +9,11 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stimage import _validate
-from stimage.benchmark._noise_floor import COUNTS_PER_SPOT, counting_noise_floor
+from stimage.benchmark._noise_floor import counting_noise_floor
 from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots
 from stimage.benchmark._scores import reconstruction_scores
 from stimage.data import site_positions
+from stimage.data._slide import COUNTS_PER_SPOT
 
 if TYPE_CHECKING:
     from stimage.data import Slide
@@ -179,7 +180,7 @@ def _check_prediction(prediction: np.ndarray, truth: np.ndarray, method: str) ->
         )
 
 
-def model_predictor(model: STImage, slide: Slide, genes: np.ndarray) -> Predictor:
+def model_predictor(model: STImage, slide: Slide, genes: np.ndarray, *, calibrated: bool = True) -> Predictor:
     """A trained model as a predictor of :func:`evaluate_regions`.
 
     Parameters
@@ -190,6 +191,8 @@ def model_predictor(model: STImage, slide: Slide, genes: np.ndarray) -> Predicto
         The slide over the model's genes whose :func:`stimage.data.site_positions` are evaluated.
     genes
         Positions in the model's vocabulary of the genes to predict.
+    calibrated
+        As in :meth:`stimage.models.STImage.reconstruct`.
 
     Returns
     -------
@@ -216,7 +219,7 @@ def model_predictor(model: STImage, slide: Slide, genes: np.ndarray) -> Predicto
         _, site = tree.query(positions)
         mask = np.zeros(slide.n_sites, dtype=bool)
         mask[site[hidden]] = True
-        predicted = model.reconstruct(slide.restrict(np.isin(slide.raster, site)), mask)
+        predicted = model.reconstruct(slide.restrict(np.isin(slide.raster, site)), mask, calibrated=calibrated)
         return predicted[np.searchsorted(np.flatnonzero(mask), site[hidden])][:, genes]
 
     return predict

@@ -33,7 +33,8 @@ class AdaptMixin:
         """Train a copy of this model further on some slides, without labels; this model stays as it is.
 
         Gene embeddings start anew from the principal axes of these slides, turned so that tokens stay as near as can be to
-        what they were: genes that did not vary in the tissues of the training are heard from the start. Genes that a slide does not measure are left out of its windows, and their embeddings stay as they were.
+        what they were: genes that did not vary in the tissues of the training are heard from the start. Genes that a slide
+        does not measure are left out of its windows, and their embeddings stay as they were.
 
         Parameters
         ----------

@@ -150,12 +150,13 @@ def site_views(
         A view's vectors (sites x dim, float32) by its name.
     """
     tiles = tiles_of(slide, tile_size)
+    all_genes = project(module, slide) if n_genes is None else None
     views = {}
     for name in names:
         rng = np.random.default_rng([seed, VIEWS.index(name)])
         total, times = 0, torch.zeros(slide.n_sites, 1)
         for _ in range(1 if name == "visible" and n_genes is None else n_repeats):
-            tokens = project(module, slide, None if n_genes is None else draw_genes(slide, n_genes, rng))
+            tokens = project(module, slide, draw_genes(slide, n_genes, rng)) if all_genes is None else all_genes
             for hidden in _hidden_sets(name, slide.n_sites, rng):
                 vectors = site_vectors(module, slide, tokens, hidden, tiles, batch_size=batch_size)
                 told = (

@@ -335,11 +335,16 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
             log1p of counts per 10,000 (hidden sites x genes).
         """
         self._check_reconstructs()
-        predict = partial(self._predict_hidden, context=context, batch_size=batch_size)
+        # Scaled once: calibration asks for many regions of the same slide.
+        scaled = slide.to_target_sum(self.target_sum)
+        predict = partial(self._predict_hidden, scaled, context=context, batch_size=batch_size)
         return calibrated_reconstruction(predict, slide, hidden, seed=seed) if calibrated else predict(slide, hidden)
 
-    def _predict_hidden(self, slide: Slide, hidden: np.ndarray, *, context: int, batch_size: int) -> np.ndarray:
-        scaled = slide.to_target_sum(self.target_sum)
+    def _predict_hidden(
+        self, scaled: Slide, slide: Slide, hidden: np.ndarray, *, context: int, batch_size: int
+    ) -> np.ndarray:
+        """Expression of hidden sites on the slide's scale; ``scaled`` is the slide on the model's, all of it visible."""
+        scaled = scaled.hide(slide.library_size == 0)
         if self.unit.name == "patch":
             tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
             centred = reconstruct_slide(
