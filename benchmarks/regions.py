@@ -29,12 +29,16 @@ def evaluate(slide, models: dict[str, sti.models.STImage], n_genes: int, **optio
     variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel()
     variance -= np.asarray(expression.mean(axis=0)).ravel() ** 2
     genes = np.sort(np.argsort(-variance)[:n_genes])
+    predictors = {}
+    for name, model in models.items():
+        predictors[name] = benchmark.model_predictor(model, slide, genes)
+        predictors[f"uncalibrated {name}"] = benchmark.model_predictor(model, slide, genes, calibrated=False)
     records = benchmark.evaluate_regions(
         slide.expression[:, genes],
         site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity),
         slide.site_index,
         library_size=slide.library_size,
-        predictors={name: benchmark.model_predictor(model, slide, genes) for name, model in models.items()},
+        predictors=predictors,
         **options,
     )
     return records.assign(slide=slide.name)

@@ -167,9 +167,12 @@ class Report:
             "format_version": _FORMAT_VERSION,
             "metadata": self.metadata,
             "columns": list(records.columns),
-            "records": records.to_numpy().tolist(),
+            "records": [],
         }
+        # One record to a line: thousands of scores stay readable, and a change of one changes one line.
+        lines = [json.dumps(record, allow_nan=False) for record in records.to_numpy().tolist()]
         text = json.dumps(document, indent=1, allow_nan=False)
+        text = text.removesuffix("[]\n}") + "[\n" + ",\n".join(lines) + "\n]\n}\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
             (Path(scratch) / path.name).write_text(text, encoding="utf-8")
