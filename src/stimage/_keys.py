@@ -3,9 +3,13 @@
 GRID = "grid"
 """Default ``key_added`` of :func:`stimage.pp.compact_grid`."""
 
+NICHE = "niche"
+"""Default ``key_added`` of :func:`stimage.pp.build_niches`; also the layer with mean expression."""
+
 REPRESENTATION = "X_stimage"
 DOMAIN = "stimage_domain"
 REGION = "stimage_region"
+PREDICTED = "stimage_predicted"
 STIMAGE = "stimage"
 """``uns`` entry with provenance: model id, version, parameters, vocabulary hash, seed, gene overlap."""
 
@@ -32,3 +36,13 @@ def grid_position(key: str = GRID) -> str:
 def region_masked(key: str = REGION) -> str:
     """Key in ``obs`` that says which observations were hidden."""
     return f"{key}_masked"
+
+
+def niche_connectivities(key: str = NICHE) -> str:
+    """Key in ``obsp`` of the members of each observation's niche."""
+    return f"{key}_connectivities"
+
+
+def niche_bbox(key: str = NICHE) -> str:
+    """Key in ``obsm`` of the box around each observation's niche."""
+    return f"{key}_bbox"

@@ -158,8 +158,8 @@ class SaveMixin:
             if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
                 raise ValueError("the checksum of the gene names does not match")
             model.module = build_module(len(model.genes), model.autoencoder, model.unit)
-            model.module.load_state_dict(_part(weights, "module."))
-            readout = {name: tensor.numpy() for name, tensor in _part(weights, "readout.").items()}
+            model.module.load_state_dict(tensors_under(weights, "module."))
+            readout = {name: tensor.numpy() for name, tensor in tensors_under(weights, "readout.").items()}
             model.readout = Readout.from_tensors(readout) if readout else None
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
             raise ValueError(
@@ -170,6 +170,6 @@ class SaveMixin:
         return model
 
 
-def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def tensors_under(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """Tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

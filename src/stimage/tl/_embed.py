@@ -1,22 +1,25 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate, pretrained
-from stimage.models import STImage
+from stimage.models import STAlign, STImage
 from stimage.models._options import embedding_mode
 from stimage.models._setup import notes_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from stimage.models._inference import EmbeddingMode
+    from stimage.models._stalign import Level, Modality
 
 
 def embed(
     adata: AnnData,
-    model: STImage | None = None,
+    model: STImage | STAlign | None = None,
     *,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
@@ -24,6 +27,10 @@ def embed(
     n_genes: int | None = None,
     batch_size: int = 32,
     adapt_epochs: int = 0,
+    modality: Modality | None = None,
+    level: Level | None = None,
+    image_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     seed: int = 0,
     key_added: str = _keys.REPRESENTATION,
     copy: bool = False,
@@ -37,7 +44,9 @@ def embed(
         in ``var_names`` or a column of ``var``. Counts are read from ``X``, or from where
         :meth:`stimage.models.STImage.setup_anndata` said.
     model
-        A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
+        A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`. With an
+        aligner, ``modality``, ``level``, ``image_dir`` and ``cache_dir`` are for it, and the options of windows, ``mode`` to
+        ``adapt_epochs``, are not.
     mode
         ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of the
         slide, which is its surroundings' view of it; ``"surroundings"``: hidden with nine tenths of the slide;
@@ -56,6 +65,16 @@ def embed(
     adapt_epochs
         Train a copy of the model on this AnnData for so many epochs first, see :meth:`stimage.models.STImage.adapt`;
         ``model`` stays as it is.
+    modality
+        Of an aligner: ``"image"``, from the image alone, ``"gene"``, from expression alone, or ``"fused"``, from both. By
+        default ``"fused"``, and ``"gene"`` of an aligner without images.
+    level
+        Of an aligner: ``"spot"``, ``"niche"``, or ``"both"`` side by side. By default ``"both"``, and ``"spot"`` of an
+        aligner without niches.
+    image_dir
+        Of an aligner: folder of the image files that ``uns["spatial"]`` names by relative paths.
+    cache_dir
+        Of an aligner: folder that keeps image features; by default in the user's cache.
     seed
         Seed of the choice of sites hidden together, of gene draws and of adaptation.
     key_added
@@ -105,25 +124,72 @@ def embed(
     Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
     """
     _validate.check_anndata(adata)
-    if model is not None:
-        _validate.check_model(model, STImage)
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
-    _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
     notes = notes_of(adata)
-    model = pretrained.load() if model is None else model
-    mode = embedding_mode(mode, model.unit, tile_size=tile_size)
-    if tile_size is None and model.unit.name == "patch":
-        tile_size = 2 * model.spec.window
-    options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "seed": seed}
-    if adapt_epochs:
-        model.check_embedding_options(**options, n_genes=n_genes, batch_size=batch_size)
-        model = model.adapt(adata, adapt_epochs, seed=seed)
-    embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
-    entry = {**model.provenance(adata), **options, "tile_size": tile_size or 0, "n_genes_drawn": n_genes or 0}
-    entry["manifest"] = json.dumps(model.manifest_record())
+    windows = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes}
+    windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs}
+    aligned = {"modality": modality, "level": level, "image_dir": image_dir, "cache_dir": cache_dir}
+    if isinstance(model, STAlign):
+        _refuse(windows, {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}, "windows, and an aligner has none")
+        embedding, entry = _embed_aligned(adata, model, **aligned)
+    else:
+        _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
+        embedding, entry = _embed_windows(adata, model, **windows, seed=seed)
     adata = adata.copy() if copy else adata
     adata.obsm[key_added] = embedding
     adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}
     return adata if copy else None
+
+
+def _refuse(options: dict[str, Any], defaults: dict[str, Any], of: str) -> None:
+    for name, value in options.items():
+        if value != defaults.get(name):
+            raise ValueError(f"`{name}`={value!r} is for {of}: leave it out.")
+
+
+def _embed_windows(
+    adata: AnnData,
+    model: STImage | None,
+    *,
+    mode: EmbeddingMode | None,
+    tile_size: int | None,
+    n_genes: int | None,
+    batch_size: int,
+    adapt_epochs: int,
+    **options: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Embedding by a model of windows and what to note beside it."""
+    if model is not None:
+        _validate.check_model(model, STImage)
+    _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
+    model = pretrained.load() if model is None else model
+    mode = embedding_mode(mode, model.unit, tile_size=tile_size)
+    if tile_size is None and model.unit.name == "patch":
+        tile_size = 2 * model.spec.window
+    options = {"mode": mode, "tile_size": tile_size, **options}
+    if adapt_epochs:
+        model.check_embedding_options(**options, n_genes=n_genes, batch_size=batch_size)
+        model = model.adapt(adata, adapt_epochs, seed=options["seed"])
+    embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
+    entry = {**model.provenance(adata), **options, "tile_size": tile_size or 0, "n_genes_drawn": n_genes or 0}
+    return embedding, {**entry, "manifest": json.dumps(model.manifest_record())}
+
+
+def _embed_aligned(
+    adata: AnnData,
+    model: STAlign,
+    *,
+    modality: Modality | None,
+    level: Level | None,
+    image_dir: str | Path | None,
+    cache_dir: str | Path | None,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Embedding by an aligner and what to note beside it."""
+    modality, level = model.check_embedding_options(modality=modality, level=level)
+    embedding = model.get_latent_representation(
+        adata, modality=modality, level=level, image_dir=image_dir, cache_dir=cache_dir
+    )
+    entry = {**model.provenance(adata), "modality": modality, "level": level}
+    return embedding, {**entry, "manifest": json.dumps(model.manifest_record())}

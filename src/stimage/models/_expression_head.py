@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PENALTIES = np.logspace(-3, 3, 13)
+"""Penalties that are tried, in mean variances of an input."""
+
+
+@dataclass(frozen=True)
+class ExpressionHead:
+    """Ridge regression from what the image says of spots to their expression, in closed form.
+
+    Parameters
+    ----------
+    mean
+        Mean of the inputs (inputs).
+    weights
+        Coefficients (inputs x genes).
+    intercept
+        Mean expression of the training spots (genes).
+    penalty
+        The penalty that was chosen, in mean variances of an input.
+    """
+
+    mean: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    penalty: float
+
+    @classmethod
+    def fit(cls, inputs: list[np.ndarray], expression: list[np.ndarray]) -> ExpressionHead:
+        """Fit on training slides; the penalty is the one that predicts each slide best from the others.
+
+        With a single slide, the penalty is chosen on its quarters in the order of the spots. Memory does not grow
+        with the number of slides: only sums of products are kept.
+
+        Parameters
+        ----------
+        inputs
+            What the image says of the spots of each slide (spots x inputs).
+        expression
+            Their expression (spots x genes).
+
+        Returns
+        -------
+        ExpressionHead
+            The fitted head.
+        """
+        if len(inputs) == 1:
+            inputs = np.array_split(inputs[0], 4)
+            expression = np.array_split(expression[0], 4)
+        moments = [_Moments.of(x, y) for x, y in zip(inputs, expression, strict=True) if len(x)]
+        total = sum(moments[1:], start=moments[0])
+        errors = np.zeros(len(PENALTIES))
+        for held_out in moments:
+            rest = total - held_out
+            for number, penalty in enumerate(PENALTIES):
+                errors[number] += rest.solve(penalty).squared_error(held_out)
+        return total.solve(float(PENALTIES[int(np.argmin(errors))]))
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Expression (spots x genes) from inputs (spots x inputs), float32."""
+        return ((inputs - self.mean) @ self.weights + self.intercept).astype(np.float32)
+
+    def squared_error(self, moments: _Moments) -> float:
+        """Sum of squared errors over spots of which only the moments are known."""
+        n, shift = moments.n, self.intercept - self.mean @ self.weights
+        cross = moments.xy - np.outer(moments.x, shift)
+        return float(
+            moments.yy
+            - 2 * (moments.y @ shift)
+            + n * (shift @ shift)
+            - 2 * np.sum(self.weights * cross)
+            + np.sum(self.weights * (moments.xx @ self.weights))
+        )
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What was fitted, by name, float32."""
+        parts = {"mean": self.mean, "weights": self.weights, "intercept": self.intercept}
+        parts["penalty"] = np.array([self.penalty])
+        return {name: np.asarray(values, dtype=np.float32) for name, values in parts.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, np.ndarray]) -> ExpressionHead:
+        """The head that :meth:`tensors` came from."""
+        return cls(tensors["mean"], tensors["weights"], tensors["intercept"], float(tensors["penalty"][0]))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Sums over spots of inputs x, expression y and their products."""
+
+    n: int
+    x: np.ndarray
+    y: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+    yy: float
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray) -> _Moments:
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y, float((y**2).sum()))
+
+    def __add__(self, other: _Moments) -> _Moments:
+        return _Moments(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def __sub__(self, other: _Moments) -> _Moments:
+        return _Moments(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
+
+    def solve(self, penalty: float) -> ExpressionHead:
+        mean, intercept = self.x / self.n, self.y / self.n
+        covariance = self.xx / self.n - np.outer(mean, mean)
+        cross = self.xy / self.n - np.outer(mean, intercept)
+        ridge = penalty * max(np.trace(covariance) / len(mean), 1e-12)
+        weights = np.linalg.solve(covariance + ridge * np.eye(len(mean)), cross)
+        return ExpressionHead(mean, weights, intercept, penalty)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import lightning
+import torch
+
+from stimage.modules import AlignmentBatch, SpotNicheAligner
+
+
+@dataclass(frozen=True)
+class AlignmentOptimizerConfig:
+    """How an aligner is optimised: AdamW with linear warm-up, cosine decay to zero and rising weight decay.
+
+    Parameters
+    ----------
+    learning_rate
+        Highest learning rate.
+    weight_decay
+        Weight decay of matrices at the start and at the end of training, half a cosine in between; biases, norms and
+        the temperature have none.
+    warmup
+        Share of the steps in which the learning rate rises.
+    gradient_clip
+        Largest norm of the gradient.
+
+    Examples
+    --------
+    >>> from stimage.train import AlignmentOptimizerConfig
+    >>> AlignmentOptimizerConfig(learning_rate=1e-4).weight_decay
+    (0.04, 0.4)
+    """
+
+    learning_rate: float = 5e-4
+    weight_decay: tuple[float, float] = (0.04, 0.4)
+    warmup: float = 0.02
+    gradient_clip: float = 1.0
+
+
+class AlignmentPlan(lightning.LightningModule):
+    """Trains a :class:`stimage.modules.SpotNicheAligner` on batches of spots and their niches.
+
+    Parameters
+    ----------
+    module
+        The aligner.
+    optimizer
+        How it is optimised.
+    n_steps
+        Steps of the whole training, for the schedules.
+
+    Examples
+    --------
+    >>> from stimage.modules import AlignerConfig, SpotNicheAligner
+    >>> from stimage.train import AlignmentOptimizerConfig, AlignmentPlan
+    >>> module = SpotNicheAligner(AlignerConfig(dim=16), n_spot_genes=50, n_niche_genes=50)
+    >>> plan = AlignmentPlan(module, AlignmentOptimizerConfig(), n_steps=10)
+    >>> round(plan.weight_decay_at(5), 2)
+    0.22
+
+    References
+    ----------
+    ST-Align, Section 4.1.
+    """
+
+    def __init__(self, module: SpotNicheAligner, optimizer: AlignmentOptimizerConfig, *, n_steps: int) -> None:
+        super().__init__()
+        self.n_steps = n_steps
+        self.module = module
+        self.optimizer = optimizer
+
+    def training_step(self, batch: AlignmentBatch | dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
+        """Loss of a batch of spots and niches, an :class:`stimage.modules.AlignmentBatch` or its parts by name."""
+        batch = _as_batch(batch)
+        losses = self.module.loss(batch)
+        self._log_losses("train", losses, batch, on_step=False)
+        self.log("train_tokens", float(batch.n_spots), on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: AlignmentBatch | dict[str, torch.Tensor], batch_index: int) -> None:
+        """Loss of a batch of held-out spots and niches."""
+        batch = _as_batch(batch)
+        self._log_losses("validation", self.module.loss(batch), batch)
+
+    def _log_losses(self, stage: str, losses: dict[str, torch.Tensor], batch: AlignmentBatch, **options: bool) -> None:
+        for name, value in losses.items():
+            shown = name == "loss"
+            self.log(f"{stage}_{name}", value, on_epoch=True, prog_bar=shown, batch_size=batch.n_spots, **options)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the weight decay of this step."""
+        for group in optimizer.param_groups:
+            if group["decays"]:
+                group["weight_decay"] = self.weight_decay_at(self.global_step)
+
+    def weight_decay_at(self, step: int) -> float:
+        """Weight decay of matrices at a step: half a cosine from the first value to the last.
+
+        Parameters
+        ----------
+        step
+            Steps done before.
+
+        Returns
+        -------
+        float
+            Weight decay.
+        """
+        first, last = self.optimizer.weight_decay
+        return last + (first - last) * _half_cosine(step / self.n_steps)
+
+    def configure_optimizers(self) -> dict:
+        """AdamW and the schedule of its learning rate, stepped after every batch."""
+        decayed, plain = [], []
+        for parameter in self.module.parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.dim() > 1 else plain).append(parameter)
+        config = self.optimizer
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay[0], "decays": True},
+            {"params": plain, "weight_decay": 0.0, "decays": False},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        n_warmup = round(config.warmup * self.n_steps)
+
+        def factor(step: int) -> float:
+            if step < n_warmup:
+                return (step + 1) / n_warmup
+            return _half_cosine((step - n_warmup) / max(self.n_steps - n_warmup, 1))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _as_batch(batch: AlignmentBatch | dict[str, torch.Tensor]) -> AlignmentBatch:
+    """Data sets, which know no module, give the parts of a batch by name."""
+    return batch if isinstance(batch, AlignmentBatch) else AlignmentBatch(**batch)
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 to 0 as training goes on, and 0 from there."""
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
