@@ -43,7 +43,7 @@ class AlignmentDataset(Dataset):
     ...     [sti.data.PairedSlide(slide, adata.obsp["niche_connectivities"])], batch_size=64
     ... )
     >>> batches.n_batches, batches[0]["spot_genes"].shape
-    (7, torch.Size([58, 100]))
+    (5, torch.Size([62, 100]))
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class AlignmentDataModule(lightning.LightningDataModule):
     >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
     >>> paired = sti.data.PairedSlide(slide, adata.obsp["niche_connectivities"])
     >>> len(sti.data.AlignmentDataModule([paired], batch_size=64).train_dataloader())
-    7
+    5
     """
 
     def __init__(
@@ -132,6 +132,9 @@ class AlignmentDataModule(lightning.LightningDataModule):
             sampler=EpochSampler(self.dataset.n_batches),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # The seeds of workers are not drawn from the random numbers that dropout takes: with persistent workers they
+            # are drawn once, without workers in every epoch.
+            generator=torch.Generator().manual_seed(0),
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stimage._pixels import to_rgb
+from stimage._pixels import check_pixels, to_rgb
+from stimage.data._image_blocks import BlockCache, read_blocks
 
 _EXTRA = 'Install it with `pip install "stimage[image]"`.'
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -57,22 +58,40 @@ def load_library(name: str) -> ModuleType:
 
 
 class ArraySource:
-    """Levels held as arrays (rows x columns, with or without channels); those of dask are computed by region."""
+    """Levels held as arrays (rows x columns, with or without channels)."""
 
     def __init__(self, levels: Sequence[Any]) -> None:
-        self.levels = list(levels)
+        self.levels = [_Chunked(level) if hasattr(level, "dask") else level for level in levels]
         self.sizes = [(int(level.shape[1]), int(level.shape[0])) for level in self.levels]
-        # A region of the first pixel tells whether channels and type can be shown, before any work.
-        self.read(0, 0, 0, 1, 1)
+        check_pixels(self.levels[0].shape, self.levels[0].dtype)
 
     def read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        return to_rgb(np.asarray(self.levels[level][y0:y1, x0:x1]))
+        return to_rgb(self.levels[level][y0:y1, x0:x1])
 
     def hash_into(self, digest: Any) -> None:
         finest = self.levels[0]
         digest.update(f"{finest.shape} {finest.dtype}".encode())
         for start in range(0, finest.shape[0], _ROWS_HASHED_TOGETHER):
-            digest.update(np.ascontiguousarray(finest[start : start + _ROWS_HASHED_TOGETHER]))
+            rows = slice(start, min(start + _ROWS_HASHED_TOGETHER, finest.shape[0]))
+            digest.update(np.ascontiguousarray(finest[rows, 0 : finest.shape[1]]))
+
+
+class _Chunked:
+    """An array of dask, whose chunks are computed when a region touches them."""
+
+    def __init__(self, array: Any) -> None:
+        array = array if array.ndim == 3 else array[:, :, None]
+        self._array = array.rechunk({2: -1})
+        self.shape, self.dtype = array.shape, array.dtype
+        self._edges = [np.concatenate([[0], np.cumsum(chunks)[:-1]]) for chunks in self._array.chunks[:2]]
+        self._cache = BlockCache()
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = index
+        return read_blocks(columns.start, rows.start, columns.stop, rows.stop, *self._edges, self._block)
+
+    def _block(self, down: int, across: int) -> np.ndarray:
+        return self._cache.get((down, across), lambda: np.asarray(self._array.blocks[down, across]))
 
 
 class PillowSource:

@@ -21,7 +21,7 @@ class PairedSlide:
     slide
         The slide. Its observations are the spots here, several of which may share a site.
     niches
-        CSR matrix (spots x spots): row i has the spots of the niche of spot i, itself included.
+        CSR matrix (spots x spots): row i has the spots of the niche of spot i, itself included; None to leave niches out.
     spot_image
         Features of the image patch of each spot (spots x features, float32), or the patch itself (spots x height x width
         x 3, uint8); None without histology.
@@ -44,7 +44,7 @@ class PairedSlide:
     """
 
     slide: Slide
-    niches: sparse.csr_matrix
+    niches: sparse.csr_matrix | None
     spot_image: np.ndarray | None = None
     niche_image: np.ndarray | None = None
     spot_embedding: np.ndarray | None = None
@@ -84,7 +84,7 @@ class PairedSlide:
         dict
             ``spot_genes`` and ``niche_genes``: log expression less the slide's mean (spots x genes, float32), zero for a
             spot or a niche without counts; ``spot_genes`` is the embedding where there is one. ``spot_image`` and
-            ``niche_image`` where there are any.
+            ``niche_image`` where there are any. Of niches there is nothing where they are left out.
         """
         spots = np.asarray(spots)
         sites = self.slide.site_of_observation[spots]
@@ -94,10 +94,12 @@ class PairedSlide:
         else:
             spot_genes = self.slide.expression[sites].toarray() - mean
             spot_genes[~self.measured[spots]] = 0
-        weights = self.niche_weights[spots]
-        niche_genes = (weights @ self.slide.expression).toarray() - mean
-        niche_genes[np.asarray(weights.sum(axis=1)).ravel() == 0] = 0
-        batch = {"spot_genes": spot_genes, "niche_genes": niche_genes}
+        batch = {"spot_genes": spot_genes}
+        if self.niches is not None:
+            weights = self.niche_weights[spots]
+            niche_genes = (weights @ self.slide.expression).toarray() - mean
+            niche_genes[np.asarray(weights.sum(axis=1)).ravel() == 0] = 0
+            batch["niche_genes"] = niche_genes
         for name in ("spot_image", "niche_image"):
             values = getattr(self, name)
             if values is not None:
@@ -128,5 +130,7 @@ def standardised_features(features: np.ndarray) -> np.ndarray:
     [[-1.0, 0.0], [1.0, 0.0]]
     """
     features = np.asarray(features, dtype=np.float32)
-    centred = features - features.mean(axis=0)
-    return np.clip(centred / (features.std(axis=0) + _SMALLEST_SPREAD), -_CLIP, _CLIP)
+    # Sums of many float32 values drift: the mean of 100,000 equal ones is off by more than the smallest spread.
+    centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = np.sqrt(np.square(centred).mean(axis=0, dtype=np.float64)).astype(np.float32)
+    return np.clip(centred / (spread + _SMALLEST_SPREAD), -_CLIP, _CLIP)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -8,10 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from stimage._pixels import to_rgb
+from stimage.data._image_blocks import BlockCache, read_blocks
 from stimage.data._image_sources import hash_file, load_library
-
-_CACHE_BYTES = 256 << 20
-"""Decoded tiles or strips that are kept: patches of neighbouring spots share them."""
 
 _JPEG = {6, 7, 34892, 33007}  # compressions whose tiles need tables of the page
 _YCBCR, _RGB, _BLACK_IS_ZERO = 6, 2, 1
@@ -30,10 +28,8 @@ class _Page:
         What it needs beside bytes and number.
     offsets, byte_counts
         Where each segment is in the file.
-    length, width
-        Rows and columns of a segment.
-    n_down, n_across
-        Segments along rows and columns.
+    row_edges, column_edges
+        First row and column of the segments.
     n_planes
         Planes that are stored one after the other; 1 when channels lie side by side in each pixel.
     dtype
@@ -46,10 +42,8 @@ class _Page:
     options: dict[str, Any]
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
-    length: int
-    width: int
-    n_down: int
-    n_across: int
+    row_edges: np.ndarray
+    column_edges: np.ndarray
     n_planes: int
     dtype: np.dtype
     whole: tuple[int, np.dtype, tuple[int, ...]] | None
@@ -66,8 +60,7 @@ class TiffSource:
         self.sizes = sizes
         self._levels = levels
         self._file = np.memmap(path, mode="r", dtype=np.uint8)
-        self._cache: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache = BlockCache()
 
     @classmethod
     def open(cls, path: Path) -> Self | None:
@@ -107,32 +100,21 @@ class TiffSource:
             offset, dtype, shape = page.whole
             image = np.ndarray(shape, dtype, buffer=self._file, offset=offset)[:, y0:y1, x0:x1]
             return list(image.astype(dtype.newbyteorder("="), copy=False))
-        planes = []
-        for plane in range(page.n_planes):
-            region = None
-            for down in range(y0 // page.length, (y1 - 1) // page.length + 1):
-                for across in range(x0 // page.width, (x1 - 1) // page.width + 1):
-                    segment = self._segment(level, number, (plane * page.n_down + down) * page.n_across + across)
-                    top, left = down * page.length, across * page.width
-                    from_y, from_x = max(y0, top), max(x0, left)
-                    part = segment[from_y - top : y1 - top, from_x - left : x1 - left]
-                    if region is None:
-                        region = np.empty((y1 - y0, x1 - x0, part.shape[2]), part.dtype)
-                    region[from_y - y0 : from_y - y0 + part.shape[0], from_x - x0 : from_x - x0 + part.shape[1]] = part
-            planes.append(region)
-        return planes
+        return [
+            read_blocks(x0, y0, x1, y1, page.row_edges, page.column_edges, self._blocks(level, number, plane))
+            for plane in range(page.n_planes)
+        ]
 
-    def _segment(self, level: int, number: int, index: int) -> np.ndarray:
-        """A tile or strip (rows x columns x channels), from the cache if it was decoded lately."""
-        key = (level, number, index)
-        segment = self._cache.pop(key, None)
-        if segment is None:
-            segment = self._decode(self._levels[level][number], index)
-            self._cached_bytes += segment.nbytes
-        self._cache[key] = segment
-        while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return segment
+    def _blocks(self, level: int, number: int, plane: int) -> Callable[[int, int], np.ndarray]:
+        """What reads a tile or strip of a plane."""
+        page = self._levels[level][number]
+        n_down, n_across = len(page.row_edges), len(page.column_edges)
+
+        def block(down: int, across: int) -> np.ndarray:
+            index = (plane * n_down + down) * n_across + across
+            return self._cache.get((level, number, index), lambda: self._decode(page, index))
+
+        return block
 
     def _decode(self, page: _Page, index: int) -> np.ndarray:
         start, count = page.offsets[index], page.byte_counts[index]
@@ -180,10 +162,8 @@ def _page(page: Any) -> _Page:
         options=options,
         offsets=tuple(page.dataoffsets),
         byte_counts=tuple(page.databytecounts),
-        length=length,
-        width=width,
-        n_down=-(-n_rows // length),
-        n_across=-(-n_columns // width),
+        row_edges=np.arange(0, n_rows, length),
+        column_edges=np.arange(0, n_columns, width),
         n_planes=n_planes,
         dtype=keyframe.dtype,
         whole=whole,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import hashlib
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,11 +14,11 @@ from stimage import _validate
 from stimage.data import Vocabulary
 from stimage.models._expression_head import ExpressionHead
 from stimage.models._image_basis import ImageBasis
-from stimage.models._image_features import PatchSpec, encoder_id
+from stimage.models._image_features import PatchSpec, encoder_id, named_encoder, tensors_id
 from stimage.models._saving import tensors_under
 from stimage.models._setup import vocabulary_hash
 from stimage.models._stimage import STImage
-from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder, load_image_encoder
+from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
 from stimage.train import AlignmentOptimizerConfig, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -33,11 +33,7 @@ class AlignmentSaveMixin:
     @property
     def model_id(self) -> str:
         """Hash of all that was learned, 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return tensors_id(self._tensors())
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that was learned, by its name in a checkpoint."""
@@ -115,6 +111,7 @@ class AlignmentSaveMixin:
             "image_encoder_ids": [None if encoder is None else encoder_id(encoder) for encoder in encoders],
             "train_image_encoder": self.train_image_encoder,
             "gene_encoder": None if self.gene_encoder is None else type(self.gene_encoder).__name__,
+            "gene_encoder_id": None if self.gene_encoder is None else _gene_encoder_id(self.gene_encoder),
             "n_spot_genes": self.n_spot_genes,
             "spot_context": self.spot_context,
             "niches": self.niches,
@@ -148,7 +145,8 @@ class AlignmentSaveMixin:
         data
             Slides for :meth:`train`, :meth:`get_latent_representation` without arguments and retrieval.
         image_encoder, niche_image_encoder
-            The encoders that the model was trained with, where they need weights from you.
+            The encoders that the model was trained with, where they need weights from you; also of an encoder that was
+            trained along, as it was before.
         gene_encoder
             The same for scGPT.
         image_dir, cache_dir
@@ -186,14 +184,22 @@ class AlignmentSaveMixin:
             model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
             if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
                 raise ValueError("the checksum of the gene names does not match")
-            names, ids = config["image_encoders"], config["image_encoder_ids"]
-            gene_encoder_kind = config["gene_encoder"]
+            spot, niche = zip(config["image_encoders"], config["image_encoder_ids"], strict=True)
+            gene_encoder_kind, gene_encoder_id = config["gene_encoder"], config["gene_encoder_id"]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _damaged(directory, error) from error
-        model.image_encoder, model.niche_image_encoder = _encoders_of(
-            names, ids, (image_encoder, niche_image_encoder), trained=model.train_image_encoder
+        model.image_encoder = _image_encoder_of(
+            *spot, image_encoder, "image_encoder", seed=model.seed, trained=model.train_image_encoder
         )
-        model.gene_encoder = _gene_encoder_of(gene_encoder_kind, Path(directory), gene_encoder)
+        if niche == spot and niche_image_encoder is None and not model.train_image_encoder:
+            model.niche_image_encoder = model.image_encoder
+        else:
+            if niche_image_encoder is None and niche[0] == spot[0]:
+                niche_image_encoder = image_encoder
+            model.niche_image_encoder = _image_encoder_of(
+                *niche, niche_image_encoder, "niche_image_encoder", seed=model.seed
+            )
+        model.gene_encoder = _gene_encoder_of(gene_encoder_kind, gene_encoder_id, Path(directory), gene_encoder)
         try:
             axes, head = (
                 {name: tensor.numpy() for name, tensor in tensors_under(weights, prefix).items()}
@@ -201,11 +207,13 @@ class AlignmentSaveMixin:
             )
             model.basis = None
             if axes:
-                model.basis = ImageBasis(axes.get("spot_image"), axes["niche_image"], model.spot_context)
+                model.basis = ImageBasis(axes.get("spot_image"), axes.get("niche_image"), model.spot_context)
             model.head = ExpressionHead.from_tensors(head) if head else None
+            if model.head is not None and model.head.shape != (model.n_head_inputs, len(model.genes)):
+                raise ValueError(f"the regression on images has shape {model.head.shape}")
             model.module = model._build_module()
             model.module.load_state_dict(tensors_under(weights, "module."))
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
             raise _damaged(directory, error) from error
         model.module.eval()
         model.paired = None
@@ -218,44 +226,57 @@ def _damaged(directory: str | Path, error: Exception) -> ValueError:
     return ValueError(f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error}).")
 
 
-def _encoders_of(
-    names: list[str | None],
-    ids: list[str | None],
-    given: tuple[ImageEncoder | None, ImageEncoder | None],
+def _image_encoder_of(
+    name: str | None,
+    expected: str | None,
+    given: ImageEncoder | None,
+    parameter: str,
     *,
-    trained: bool,
-) -> tuple[ImageEncoder | None, ImageEncoder | None]:
-    """Encoders of spots and of niches that a checkpoint names: those given, or built by name; the same weights."""
-    found: list[ImageEncoder | None] = []
-    for parameter, name, expected, encoder in zip(
-        ("image_encoder", "niche_image_encoder"), names, ids, given, strict=True
-    ):
-        if name is None:
-            found.append(None)
-            continue
-        if encoder is None and found and names[0] == name and ids[0] == expected:
-            found.append(found[0])
-            continue
-        if encoder is None:
-            try:
-                encoder = load_image_encoder(name)
-            except ValueError as error:
-                raise ValueError(
-                    f"The model was trained with the image encoder {name!r}: pass `{parameter}="
-                    f"stimage.modules.load_image_encoder({name!r}, weights=...)`."
-                ) from error
-        is_trained_along = trained and not found
-        if not is_trained_along and encoder_id(encoder) != expected:
+    seed: int,
+    trained: bool = False,
+) -> ImageEncoder | None:
+    """An image encoder that a checkpoint names: the one given, or built by name; the same weights unless it was trained."""
+    if name is None:
+        return None
+    if given is not None and not isinstance(given, ImageEncoder):
+        raise TypeError(f"`{parameter}` must be a stimage.modules.ImageEncoder, found {type(given).__name__}.")
+    if given is None:
+        try:
+            given = named_encoder(name, seed)
+        except ValueError as error:
             raise ValueError(
-                f"`{parameter}` has other weights than the {name!r} that the model was trained with: pass the same ones."
-            )
-        found.append(encoder.eval().requires_grad_(False))
-    return found[0], found[1]
+                f"The model was trained with the image encoder {name!r}: pass `{parameter}="
+                f"stimage.modules.load_image_encoder({name!r}, weights=...)`."
+            ) from error
+    if trained:  # its weights are in the checkpoint
+        return copy.deepcopy(given).eval().requires_grad_(False)
+    if encoder_id(given) != expected:
+        raise ValueError(
+            f"`{parameter}` has other weights than the {name!r} that the model was trained with: pass the same ones."
+        )
+    return given.eval().requires_grad_(False)
 
 
-def _gene_encoder_of(kind: str | None, directory: Path, given: ScGPTEncoder | None) -> STImage | ScGPTEncoder | None:
-    if kind == "STImage":
-        return STImage.load(directory / _GENE_ENCODER)
-    if kind is not None and given is None:
-        raise ValueError(f"The model was trained with a frozen {kind}: pass it as `gene_encoder`.")
-    return given
+def _gene_encoder_of(
+    kind: str | None, expected: str | None, directory: Path, given: ScGPTEncoder | None
+) -> STImage | ScGPTEncoder | None:
+    """The frozen gene encoder of a checkpoint: saved beside it, or given."""
+    if kind is None:
+        return None
+    if kind == STImage.__name__:
+        encoder = STImage.load(directory / _GENE_ENCODER)
+    elif isinstance(given, ScGPTEncoder):
+        encoder = given
+    else:
+        found = "" if given is None else f", found {type(given).__name__}"
+        raise ValueError(f"The model was trained with a frozen {kind}: pass it as `gene_encoder`{found}.")
+    if _gene_encoder_id(encoder) != expected:
+        raise ValueError(f"`gene_encoder` has other weights than the {kind} that the model was trained with.")
+    return encoder
+
+
+def _gene_encoder_id(encoder: STImage | ScGPTEncoder) -> str:
+    """Hash of a gene encoder: its weights and its genes, 16 hexadecimal digits."""
+    if isinstance(encoder, STImage):
+        return encoder.model_id
+    return tensors_id(encoder.state_dict(), repr(sorted(encoder.vocabulary.items())))

@@ -65,7 +65,7 @@ class AlignmentTrainMixin:
             learning_rate=learning_rate,
             num_workers=num_workers,
         )
-        slides = self._paired_for(None, image_dir=None, cache_dir=None, images=True).slides
+        slides = self._paired_for(None, image_dir=None, cache_dir=None).slides
         data = AlignmentDataModule(
             slides, batch_size=batch_size, negatives=negatives, num_workers=num_workers, seed=self.seed
         )

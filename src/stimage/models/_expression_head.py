@@ -48,17 +48,24 @@ class ExpressionHead:
         ExpressionHead
             The fitted head.
         """
-        if len(inputs) == 1:
-            inputs = np.array_split(inputs[0], 4)
-            expression = np.array_split(expression[0], 4)
-        moments = [_Moments.of(x, y) for x, y in zip(inputs, expression, strict=True) if len(x)]
+        parts = [pair for pair in zip(inputs, expression, strict=True) if len(pair[0])]
+        if len(parts) == 1:
+            parts = list(zip(*(np.array_split(part, min(4, len(part))) for part in parts[0]), strict=True))
+        moments = [_Moments.of(x, y) for x, y in parts]
         total = sum(moments[1:], start=moments[0])
         errors = np.zeros(len(PENALTIES))
-        for held_out in moments:
+        for held_out in moments if len(moments) > 1 else []:
             rest = total - held_out
             for number, penalty in enumerate(PENALTIES):
                 errors[number] += rest.solve(penalty).squared_error(held_out)
-        return total.solve(float(PENALTIES[int(np.argmin(errors))]))
+        # As it will be read from a file, so that a loaded model predicts the same to the last digit.
+        return cls.from_tensors(total.solve(float(PENALTIES[int(np.argmin(errors))])).tensors())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of inputs and of genes; (0, 0) if the parts do not fit together."""
+        fits = self.weights.shape == (*self.mean.shape, *self.intercept.shape) and self.weights.ndim == 2
+        return self.weights.shape if fits else (0, 0)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Expression (spots x genes) from inputs (spots x inputs), float32."""

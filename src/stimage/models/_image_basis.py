@@ -21,13 +21,14 @@ class ImageBasis:
     Parameters
     ----------
     spot_image, niche_image
-        Axes (features and colours x components). Those of spots are None where an encoder of pixels is trained.
+        Axes (features and colours x components). Those of spots are None where an encoder of pixels is trained, those of
+        niches where there are none.
     spot_context
         Whether the niche's image is seen beside the spot's.
     """
 
     spot_image: np.ndarray | None
-    niche_image: np.ndarray
+    niche_image: np.ndarray | None
     spot_context: bool
 
     @classmethod
@@ -57,10 +58,11 @@ class ImageBasis:
         rng = np.random.default_rng(seed)
         axes: dict[str, np.ndarray | None] = {}
         for level, n_last in zip(_LEVELS, n_colours, strict=True):
-            values = np.concatenate([getattr(slide, level) for slide in slides])
-            if values.dtype == np.uint8:
+            parts = [getattr(slide, level) for slide in slides]
+            if parts[0] is None or parts[0].dtype == np.uint8:
                 axes[level] = None
                 continue
+            values = np.concatenate(parts)
             if len(values) > _MOST_SPOTS:
                 values = values[np.sort(rng.choice(len(values), _MOST_SPOTS, replace=False))]
             blocks = [_axes(part, n_components, seed) for part in np.split(values, [values.shape[1] - n_last], axis=1)]
@@ -70,7 +72,7 @@ class ImageBasis:
     @property
     def n_spot_image(self) -> int:
         """Components that describe the image of a spot."""
-        return self.spot_image.shape[1] + self.spot_context * self.niche_image.shape[1]
+        return self.spot_image.shape[1] + (self.niche_image.shape[1] if self.spot_context else 0)
 
     @property
     def n_niche_image(self) -> int:
@@ -79,14 +81,10 @@ class ImageBasis:
 
     def __call__(self, slide: PairedSlide) -> dict[str, np.ndarray]:
         """Components of the images of a slide's spots and niches (spots x components), by level."""
-        niche = slide.niche_image @ self.niche_image
-        if self.spot_image is None:
-            return {"niche_image": niche}
-        spot = slide.spot_image @ self.spot_image
-        return {
-            "spot_image": np.concatenate([spot, niche], axis=1) if self.spot_context else spot,
-            "niche_image": niche,
-        }
+        seen = {name: getattr(slide, name) @ axes for name, axes in self.tensors().items()}
+        if self.spot_context:
+            seen["spot_image"] = np.concatenate([seen["spot_image"], seen["niche_image"]], axis=1)
+        return seen
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The axes by name."""

@@ -4,15 +4,17 @@ import hashlib
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from stimage import _validate
 from stimage._progress import progress
 from stimage.data import SlideImage, square_boxes
-from stimage.modules import ImageEncoder
+from stimage.modules import ImageEncoder, load_image_encoder
 
 N_COLOURS = 6
 """Numbers that describe the colour of a patch."""
@@ -30,6 +32,11 @@ class PatchSpec:
     niche_widths
         Widths of the squares around a niche, in longer sides of the box of its spots.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If widths are not tuples of positive numbers.
+
     Examples
     --------
     >>> from stimage.models import PatchSpec
@@ -39,6 +46,14 @@ class PatchSpec:
 
     spot_widths: tuple[float, ...] = (0.5, 1.0)
     niche_widths: tuple[float, ...] = (1.0, 2.0)
+
+    def __post_init__(self) -> None:
+        for name in ("spot_widths", "niche_widths"):
+            widths = getattr(self, name)
+            if not isinstance(widths, tuple) or not widths:
+                raise ValueError(f"`{name}` must be a tuple of at least one width, found {widths!r}.")
+            for width in widths:
+                _validate.check_range(name, width, 0, np.inf)
 
     @property
     def n_colours(self) -> tuple[int, int]:
@@ -61,12 +76,24 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stimage" / "image_features"
 
 
+def named_encoder(name: str, seed: int) -> ImageEncoder:
+    """The image encoder of a name; one without published weights starts at random, the same for a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_image_encoder(name)
+
+
 def encoder_id(encoder: ImageEncoder) -> str:
-    """Hash of an encoder: its name and its weights, 16 hexadecimal digits."""
-    digest = hashlib.sha256(repr(encoder.config).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
+    """Hash of an encoder: its configuration and its weights, 16 hexadecimal digits."""
+    return tensors_id(encoder.state_dict(), repr(encoder.config))
+
+
+def tensors_id(tensors: Mapping[str, torch.Tensor], description: str = "") -> str:
+    """Hash of tensors, their names and what they belong to, 16 hexadecimal digits."""
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -100,11 +127,11 @@ def patch_features(
     digest = hashlib.sha256(f"{image.fingerprint} {encoder_id(encoder)}".encode())
     for part in boxes:
         digest.update(np.ascontiguousarray(part, dtype=np.float64).tobytes())
+    shape = (len(boxes[0]), len(boxes) * (encoder.config.width + N_COLOURS))
     path = None if cache is None else cache / f"{digest.hexdigest()}.npy"
-    if path is not None and path.is_file():
-        stored = _read(path)
-        if stored is not None and len(stored) == len(boxes[0]):
-            return stored
+    stored = None if path is None else _read(path)
+    if stored is not None and stored.shape == shape and stored.dtype == np.float32:
+        return stored
     encoder = encoder.eval()
     device = next(encoder.parameters()).device
     size = encoder.config.input_size
@@ -141,10 +168,11 @@ def patch_colours(pixels: np.ndarray) -> np.ndarray:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """A stored array; None where the file is damaged, so that it is made again."""
+    """A stored array; None where there is none or the file is damaged, so that it is made again."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError):
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError):
         return None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from stimage.models._alignment_setup import ImageReader, PairedCorpus, has_image
 from stimage.models._alignment_training import AlignmentTrainMixin
 from stimage.models._expression_head import ExpressionHead
 from stimage.models._image_basis import ImageBasis
-from stimage.models._image_features import PatchSpec, default_cache
+from stimage.models._image_features import PatchSpec, default_cache, named_encoder
 from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
 from stimage.modules import (
@@ -26,7 +27,6 @@ from stimage.modules import (
     ImageEncoder,
     ScGPTEncoder,
     SpotNicheAligner,
-    load_image_encoder,
 )
 from stimage.train import AlignmentOptimizerConfig
 
@@ -38,6 +38,7 @@ Level = Literal["spot", "niche", "both"]
 PredictionMethod = Literal["regression", "retrieval"]
 _BATCH_SIZE = 512
 _START_COMPONENTS = 32
+_SMALLEST_SPREAD = 1e-3
 
 
 class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
@@ -62,9 +63,10 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         Name of an encoder that needs no weights from you, or one from :func:`stimage.modules.load_image_encoder`. ``None``
         aligns without images: spots with their niches, by genes alone.
     niche_image_encoder
-        Encoder of niche patches; by default that of spots.
+        Encoder of niche patches, always frozen; by default that of spots, as it is before training.
     train_image_encoder
-        Train the spot encoder along, on pixels (AE-Img of the paper, with ``image_encoder="resnet50"``); for GPUs.
+        Train a copy of the spot encoder along, on pixels (AE-Img of the paper, with ``image_encoder="resnet50"``); for
+        GPUs.
     gene_encoder
         Frozen encoder of the expression of spots: a trained :class:`STImage` or a :class:`stimage.modules.ScGPTEncoder`.
         By default a perceptron that is trained along.
@@ -73,7 +75,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
     spot_context
         Whether the image of a spot is its patch beside that of its niche; alone, as published, when ``False``.
     niches
-        Whether niches are seen at all.
+        Whether niches are seen at all. Without them, nothing trains the cross-attention: the fused vector is the
+        concatenation of image and gene vector.
     n_image_components
         Principal components of image features that are kept at each level.
     niche_key
@@ -93,6 +96,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
     ------
     KeyError
         If an AnnData has no grid, no niches or no image.
+    TypeError
+        If an encoder, ``patches`` or ``config`` is something else.
     ValueError
         If counts are not raw, or nothing is left to align.
 
@@ -106,7 +111,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
     >>> config = AlignerConfig(dim=32, n_layers=1)
     >>> model = sti.models.STAlign(adata, n_pool_genes=200, image_encoder=None, config=config)
     >>> model.train(max_epochs=1, enable_progress_bar=False)
-    >>> model.get_latent_representation(modality="gene").shape == (adata.n_obs, 32)
+    >>> model.get_latent_representation(modality="gene", level="niche").shape == (adata.n_obs, 32)
     True
 
     References
@@ -138,22 +143,29 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         _validate.check_positive("n_pool_genes", n_pool_genes)
         _validate.check_positive("n_image_components", n_image_components)
         _validate.check_seed(seed)
+        _check_parts(gene_encoder, patches, config)
         self.patches = PatchSpec() if patches is None else patches
         self.niches, self.niche_key = niches, niche_key
         self.spot_context = spot_context and niches and not train_image_encoder
         self.seed = seed
         self.gene_encoder = gene_encoder
-        self.image_encoder, self.niche_image_encoder = _encoders(image_encoder, niche_image_encoder)
         self.train_image_encoder = train_image_encoder
-        self._check_images(_validate.check_anndatas(data, "data"))
-        self.config = config or AlignerConfig()
+        adatas = _validate.check_anndatas(data, "data")
+        if image_encoder is not None:
+            _check_images(adatas)
+        self.image_encoder, self.niche_image_encoder = _encoders(
+            image_encoder, niche_image_encoder, trained=train_image_encoder, niches=niches, seed=seed
+        )
+        self.config = AlignerConfig() if config is None else config
         if gene_encoder is not None:
             self.config = replace(self.config, spot_genes="embedding")
+        if not niches:
+            self.config = replace(self.config, fusion=False)
         paired = self._read(data, genes, n_pool_genes, image_dir=image_dir, cache_dir=cache_dir)
         self.vocabulary = paired.corpus.vocabulary
         self.manifest = manifest_of(paired.corpus)
         self.basis: ImageBasis | None = None
-        if self.image_encoder is not None:
+        if self.image_encoder is not None and (niches or not train_image_encoder):
             self.basis = ImageBasis.fit(
                 paired.slides,
                 n_colours=self.patches.n_colours,
@@ -204,8 +216,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         data
             Slides to embed, with grid and niches; those of the model by default.
         modality
-            ``"image"``: from the image alone, ``"gene"``: from expression alone, ``"fused"``: from both. By default
-            ``"fused"``, and ``"gene"`` of a model without images.
+            ``"image"``: from the image alone, whatever the counts, ``"gene"``: from expression alone, without an image,
+            ``"fused"``: from both. By default ``"fused"``, and ``"gene"`` of a model without images.
         level
             ``"spot"``, ``"niche"``, or ``"both"`` side by side. By default ``"both"``, and ``"spot"`` without niches.
         image_dir
@@ -224,7 +236,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
             If the model has no images or no niches and they are asked for.
         """
         modality, level = self.check_embedding_options(modality=modality, level=level)
-        paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, images=modality != "gene")
+        needed = {"images": modality != "gene", "counts": modality != "image"}
+        paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, **needed)
         return self.vectors(paired, modality, level)[paired.corpus.observation_order]
 
     def check_embedding_options(self, *, modality: Any, level: Any) -> tuple[Modality, Level]:
@@ -285,7 +298,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
     ) -> np.ndarray:
-        """Expression from the image alone; counts of ``data`` are not used.
+        """Expression from the image alone; counts of ``data`` are not looked at.
 
         Parameters
         ----------
@@ -313,7 +326,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
             If the model has no images or was not trained, or retrieval is asked for without its training slides.
         """
         self.check_prediction_options(method=method, n_neighbors=n_neighbors)
-        paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, images=True)
+        paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)
         if method == "regression":
             predicted = np.concatenate([self.head(part) for part in self._head_inputs(paired)])
         else:
@@ -350,6 +363,11 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         finder = NearestNeighbors(n_neighbors=number, metric="cosine", algorithm="brute").fit(keys)
         return finder.kneighbors_graph(self.vectors(paired, "image")) @ expression / number
 
+    @property
+    def n_head_inputs(self) -> int:
+        """What the regression of expression sees of a spot: image vectors of the spot, and of its niche."""
+        return self.config.dim * (2 if self.niches else 1)
+
     def _head_inputs(self, paired: PairedCorpus) -> list[np.ndarray]:
         """What the image says of the spots of each slide: aligned vectors of spot and niche."""
         level = "both" if self.niches else "spot"
@@ -368,13 +386,13 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         sizes: dict[str, Any] = {"n_spot_genes": self.n_spot_genes}
         if self.niches:
             sizes["n_niche_genes"] = len(self.genes)
-        if self.basis is not None:
+        if self.train_image_encoder:
+            sizes["n_spot_image"] = self.image_encoder.config.width
+            sizes["spot_image_encoder"] = self.image_encoder.requires_grad_(True)
+        elif self.basis is not None:
             sizes["n_spot_image"] = self.basis.n_spot_image
-            if self.niches:
-                sizes["n_niche_image"] = self.basis.n_niche_image
-            if self.train_image_encoder:
-                sizes["n_spot_image"] = self.image_encoder.config.width
-                sizes["spot_image_encoder"] = self.image_encoder.requires_grad_(True)
+        if self.niches and self.basis is not None:
+            sizes["n_niche_image"] = self.basis.n_niche_image
         return SpotNicheAligner(self.config, **sizes)
 
     def _start_from_spectrum(self) -> None:
@@ -382,18 +400,23 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         slides = self.paired.slides
         number = min(_START_COMPONENTS, self.config.dim)
         axes, deviation = principal_genes([slide.slide for slide in slides], number)
-        # Halfway to components of equal spread: the first ones lead, the others are heard.
-        axes = axes / np.sqrt(deviation * deviation.mean())
+        # With few spots the last directions have no spread but that of rounding.
+        varies = deviation > _SMALLEST_SPREAD * deviation[0]
+        axes, deviation = axes[:, varies], deviation[varies]
+        typical = float(np.sqrt((deviation**2).mean()))
+        axes = axes / typical
+        # What is compared starts halfway to components of equal spread: the first ones lead, the others are heard.
+        scale = torch.from_numpy(np.sqrt(typical / deviation))
         batches = [slide.batch(np.flatnonzero(slide.measured)) for slide in slides]
         for level in ("spot", "niche") if self.niches else ("spot",):
             scores = [batch[f"{level}_genes"] for batch in batches]
             if level == "niche" or self.gene_encoder is None:
-                self.module.start_from(level, "gene", torch.from_numpy(axes))
+                self.module.start_from(level, "gene", torch.from_numpy(axes), scale)
                 scores = [part @ axes for part in scores]
             images = [batch.get(f"{level}_image") for batch in batches]
             if images[0] is not None and images[0].dtype != np.uint8:
                 head = ExpressionHead.fit(images, scores)
-                self.module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)))
+                self.module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
 
     def _reduced(self, paired: PairedCorpus) -> PairedCorpus:
         """The same slides with what the module sees of their images."""
@@ -411,7 +434,10 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         image_dir: str | Path | None,
         cache_dir: str | Path | None,
         images: bool = True,
+        counts: bool = True,
     ) -> PairedCorpus:
+        if cache_dir is not None:
+            _validate.check_path("cache_dir", cache_dir)
         reader = None
         if images and self.image_encoder is not None:
             reader = ImageReader(
@@ -423,7 +449,13 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
                 spot_pixels=self.train_image_encoder,
             )
         return paired_corpus_of(
-            data, genes, n_pool_genes, niche_key=self.niche_key, reader=reader, gene_encoder=self.gene_encoder
+            data,
+            genes,
+            n_pool_genes,
+            niche_key=self.niche_key if self.niches else None,
+            reader=reader,
+            gene_encoder=self.gene_encoder,
+            counts=counts,
         )
 
     def _paired_for(
@@ -432,32 +464,53 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         *,
         image_dir: str | Path | None,
         cache_dir: str | Path | None,
-        images: bool,
+        images: bool = True,
+        counts: bool = True,
     ) -> PairedCorpus:
+        """The model's own slides, or others with what is needed of them."""
         if data is None:
             if self.paired is None:
                 raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STAlign.load`.")
             return self.paired
-        if images:
-            self._check_images(_validate.check_anndatas(data, "data"))
-        paired = self._read(data, self.vocabulary, image_dir=image_dir, cache_dir=cache_dir, images=images)
+        if images and self.image_encoder is not None:
+            _check_images(_validate.check_anndatas(data, "data"))
+        paired = self._read(
+            data, self.vocabulary, image_dir=image_dir, cache_dir=cache_dir, images=images, counts=counts
+        )
         return self._reduced(paired)
 
-    def _check_images(self, adatas: list[AnnData]) -> None:
-        without = [number for number, adata in enumerate(adatas) if not has_image(adata)]
-        if self.image_encoder is not None and without:
-            which = "the AnnData has" if len(adatas) == 1 else f"AnnData number {without[0]} (from 0) has"
-            raise KeyError(
-                f"No image: {which} no `uns['spatial']`. Add the image in the way of squidpy; or pass "
-                "`image_encoder=None` to align spots with their niches by genes alone, without image vectors, fusion and "
-                "prediction of expression from the image."
-            )
+
+def _check_images(adatas: list[AnnData]) -> None:
+    without = [number for number, adata in enumerate(adatas) if not has_image(adata)]
+    if without:
+        which = "the AnnData has" if len(adatas) == 1 else f"AnnData number {without[0]} (from 0) has"
+        raise KeyError(
+            f"No image: {which} no `uns['spatial']`. Add the image in the way of squidpy; or go without: a model built with "
+            "`image_encoder=None` aligns spots with their niches by genes alone, and any model has `modality='gene'`."
+        )
+
+
+def _check_parts(gene_encoder: Any, patches: Any, config: Any) -> None:
+    """Raise ``TypeError`` for parts of another kind."""
+    for parameter, value, kinds in (
+        ("gene_encoder", gene_encoder, (STImage, ScGPTEncoder)),
+        ("patches", patches, (PatchSpec,)),
+        ("config", config, (AlignerConfig,)),
+    ):
+        if value is not None and not isinstance(value, kinds):
+            names = " or ".join(f"{kind.__module__.rpartition('.')[0]}.{kind.__name__}" for kind in kinds)
+            raise TypeError(f"`{parameter}` must be a {names}, found {type(value).__name__}.")
 
 
 def _encoders(
-    spot: str | ImageEncoder | None, niche: str | ImageEncoder | None
+    spot: str | ImageEncoder | None,
+    niche: str | ImageEncoder | None,
+    *,
+    trained: bool,
+    niches: bool,
+    seed: int,
 ) -> tuple[ImageEncoder | None, ImageEncoder | None]:
-    """Encoders of spot and niche patches, built where only a name was given."""
+    """Encoders of spot and niche patches, built where only a name was given; one that is trained is a copy."""
     for parameter, value in (("image_encoder", spot), ("niche_image_encoder", niche)):
         if value is not None and not isinstance(value, str | ImageEncoder):
             raise TypeError(
@@ -467,10 +520,13 @@ def _encoders(
     if spot is None:
         if niche is not None:
             raise ValueError("`niche_image_encoder` was given without `image_encoder`: pass both, or neither.")
+        if trained:
+            raise ValueError("`train_image_encoder` was set without `image_encoder`: pass one, or leave it out.")
         return None, None
-    spot = load_image_encoder(spot) if isinstance(spot, str) else spot
-    niche = spot if niche is None else load_image_encoder(niche) if isinstance(niche, str) else niche
-    return spot.eval().requires_grad_(False), niche.eval().requires_grad_(False)
+    spot = named_encoder(spot, seed) if isinstance(spot, str) else spot
+    niche = spot if niche is None else named_encoder(niche, seed) if isinstance(niche, str) else niche
+    spot = copy.deepcopy(spot) if trained else spot
+    return spot.eval().requires_grad_(False), niche.eval().requires_grad_(False) if niches else None
 
 
 def _expression(slide: PairedSlide) -> np.ndarray:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stimage.modules._alignment_encoders import FeatureTokens, GeneMLPEncoder, GeneTransformerEncoder
 from stimage.modules._contrastive import Temperature, info_nce
@@ -90,7 +89,7 @@ class AlignmentBatch(NamedTuple):
 
 
 class LevelVectors(NamedTuple):
-    """Vectors of unit length of some spots, or of their niches; ``None`` where there is nothing to make them from."""
+    """Vectors of some spots, or of their niches; ``None`` where there is nothing to make them from."""
 
     image: Tensor | None
     """``f^I`` (n x dim)."""
@@ -124,7 +123,7 @@ class SpotNicheAligner(nn.Module):
     when nothing else is measured). The cross-attention learns from the cross-scale loss between fused vectors alone: a
     module without niches, or with one modality in them, leaves it at its random start; use ``fusion=False`` there.
 
-    Vectors have unit length, since directions are all that the losses see.
+    The losses see directions only; vectors keep their lengths, in which a clustering finds what stands out.
 
     Parameters
     ----------
@@ -209,7 +208,8 @@ class SpotNicheAligner(nn.Module):
                 if level.fusion is not None:
                     level.fusion.requires_grad_(False)
 
-    def start_from(self, level: str, modality: str, weights: Tensor) -> None:
+    @torch.no_grad()
+    def start_from(self, level: str, modality: str, weights: Tensor, scale: Tensor) -> None:
         """Start an encoder from a linear map to components that image and genes share.
 
         Parameters
@@ -219,9 +219,16 @@ class SpotNicheAligner(nn.Module):
         modality
             ``"image"`` or ``"gene"``.
         weights
-            The map (inputs of the encoder x components).
+            The map (inputs of the encoder x components): how tokens start, which are fused.
+        scale
+            Weight of each component in the vector that is compared (components).
         """
-        getattr(self, level).encoders[modality].start_from(weights)
+        part = getattr(self, level)
+        part.encoders[modality].start_from(weights)
+        scale = scale[: self.config.dim]
+        part.heads[modality].weight.diagonal()[: len(scale)] = scale
+        if part.fusion is not None:
+            part.fusion.start_from_concatenation()
 
     def forward(self, batch: AlignmentBatch) -> Alignment:
         """All vectors that can be made from what a batch has.
@@ -253,7 +260,7 @@ class SpotNicheAligner(nn.Module):
         Returns
         -------
         Tensor
-            Vectors of unit length (n x dim, or n x fused).
+            Vectors (n x dim, or n x fused).
 
         Raises
         ------
@@ -346,22 +353,18 @@ class _Level(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> LevelVectors:
         """Vectors from what there is (modality -> n x size)."""
         tokens = {name: self.encoders[name](values) for name, values in inputs.items()}
-        vectors = {name: _unit(self.heads[name](value.mean(dim=1))) for name, value in tokens.items()}
+        vectors = {name: self.heads[name](value.mean(dim=1)) for name, value in tokens.items()}
         fused = None
         if len(tokens) == 2 and self.fusion is not None:
-            fused = _unit(self.fusion(tokens["image"], tokens["gene"]))
+            fused = self.fusion(tokens["image"], tokens["gene"])
         elif len(tokens) == 2:
-            fused = _unit(torch.cat([vectors["image"], vectors["gene"]], dim=1))
+            fused = torch.cat([vectors["image"], vectors["gene"]], dim=1)
         return LevelVectors(vectors.get("image"), vectors.get("gene"), fused)
 
 
-def _head(dim: int) -> nn.Sequential:
-    """Projection to the vector that is compared; starts as the identity, so that a start from axes is kept."""
+def _head(dim: int) -> nn.Linear:
+    """Projection to the vector that is compared; starts as the identity, so that a given start is kept."""
     projection = nn.Linear(dim, dim)
     nn.init.eye_(projection.weight)
     nn.init.zeros_(projection.bias)
-    return nn.Sequential(nn.LayerNorm(dim), projection)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return functional.normalize(vectors, dim=1)
+    return projection

@@ -84,21 +84,20 @@ class FeatureTokens(TokenProjection):
                 nn.Linear(2 * dim, n_tokens * dim),
             )
             _start_at_zero(self.perceptron[4])
-            self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Tokens (n x tokens x dim) from frozen vectors (n x features)."""
         if self.perceptron is None:
             return self.project(features)
         features = self.dropout(features)
-        return self.norm(self.project(features) + self.perceptron(features).unflatten(1, (self.n_tokens, -1)))
+        return self.project(features) + self.perceptron(features).unflatten(1, (self.n_tokens, -1))
 
 
 class GeneTransformerEncoder(TokenProjection):
     """AE-Gene: linear projection of expression to tokens, then a transformer over them.
 
-    Blocks normalise first and start as the identity (their last layers are zero), so that a start from principal axes
-    is kept; a normalisation follows the last block. The width of the feed-forward networks, which the paper does not
+    Blocks normalise first and start as the identity (their last layers are zero), so that a given start is kept; no
+    normalisation follows the last block, so that tokens keep their length. The width of the feed-forward networks, which the paper does not
     give, is four times ``dim``.
 
     Parameters
@@ -149,14 +148,13 @@ class GeneTransformerEncoder(TokenProjection):
         for block in self.blocks:
             _start_at_zero(block.self_attn.out_proj)
             _start_at_zero(block.linear2)
-        self.norm = nn.LayerNorm(dim)
 
     def forward(self, expression: Tensor) -> Tensor:
         """Tokens (n x tokens x dim) from centred log expression (n x genes)."""
         tokens = self.project(expression)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)
+        return tokens
 
 
 class GeneMLPEncoder(TokenProjection):
@@ -193,12 +191,11 @@ class GeneMLPEncoder(TokenProjection):
                 nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
             )
             _start_at_zero(self.feedforward[3])
-            self.norm = nn.LayerNorm(dim)
 
     def forward(self, expression: Tensor) -> Tensor:
         """Tokens (n x tokens x dim) from centred log expression (n x genes)."""
         tokens = self.project(expression)
-        return tokens if self.feedforward is None else self.norm(tokens + self.feedforward(tokens))
+        return tokens if self.feedforward is None else tokens + self.feedforward(tokens)
 
 
 def _start_at_zero(layer: nn.Linear) -> None:

@@ -53,6 +53,21 @@ class SymmetricCrossAttention(nn.Module):
         self.image_output = nn.Linear(n_tokens * dim, dim_out // 2, bias=False)
         self.gene_output = nn.Linear(n_tokens * dim, dim_out // 2, bias=False)
 
+    @torch.no_grad()
+    def start_from_concatenation(self) -> None:
+        """Start from the mean image token beside the mean gene token, as far as ``dim_out`` has room for them.
+
+        Attention starts even and values start as the tokens. z^I, which gathers from genes, gives the half of genes.
+        """
+        dim = self.projection.in_features
+        query, key, value = self.projection.weight.chunk(3)
+        query.zero_()
+        key.mul_(0.1)
+        value.copy_(torch.eye(dim))
+        for output in (self.image_output, self.gene_output):
+            n_tokens = output.in_features // dim
+            output.weight.copy_(torch.eye(output.out_features, dim).repeat(1, n_tokens) / n_tokens)
+
     def forward(self, image: Tensor, gene: Tensor) -> Tensor:
         """Fuse.
 

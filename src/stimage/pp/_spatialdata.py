@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,10 @@ def _centroids(sdata: SpatialData, region: str, instances: Any, coordinate_syste
             f"The region {region!r} must be shapes or labels: points have no names that a table can rely on."
         )
     affine_matrix(sdata, region, coordinate_system)  # an error that says which coordinate systems there are
-    centroids = load_spatialdata().get_centroids(sdata[region], coordinate_system=coordinate_system).compute()
+    with warnings.catch_warnings():
+        # Barcodes need not be sorted: positions are looked up by name.
+        warnings.filterwarnings("ignore", message="The index of the dataframe is not monotonic")
+        centroids = load_spatialdata().get_centroids(sdata[region], coordinate_system=coordinate_system).compute()
     absent = ~instances.isin(centroids.index).to_numpy()
     if absent.any():
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stimage import _keys, _validate
 from stimage.models import PatchSpec, STAlign, STImage
 from stimage.models._alignment_training import check_alignment_options
-from stimage.models._setup import check_setup, notes_of
+from stimage.models._setup import check_setup
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -152,7 +152,7 @@ def align(
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     for adata in adatas:
         check_setup(adata, setup)
-    before = [notes_of(adata) for adata in adatas]
+    before = [adata.uns.get(_keys.STIMAGE) for adata in adatas]
     try:
         for adata in adatas:
             STAlign.setup_anndata(adata, **setup)
@@ -178,8 +178,9 @@ def align(
         model.train(accelerator=accelerator, devices=devices, **training_options, **trainer_kwargs)
     except BaseException:
         for adata, notes in zip(adatas, before, strict=True):
-            adata.uns.pop(_keys.STIMAGE, None)
-            if notes:
+            if notes is None:
+                adata.uns.pop(_keys.STIMAGE, None)
+            else:
                 adata.uns[_keys.STIMAGE] = notes
         raise
     return model

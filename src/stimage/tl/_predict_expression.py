@@ -26,7 +26,7 @@ def predict_expression(
     key_added: str = _keys.PREDICTED,
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict expression from the image alone; the counts of ``adata`` are not used.
+    """Predict expression from the image alone; the counts of ``adata`` are not looked at, and may all be zero.
 
     Predictions say what the training slides' tissue of this look expresses. They are shrunk towards the mean: compare genes
     by correlation over the slide, and judge them against the ridge regression of
@@ -69,7 +69,12 @@ def predict_expression(
     KeyError
         If grid, niches or image are missing.
     ValueError
-        If the aligner was built without images or was not trained.
+        If the aligner was built without images or was not trained, or too few genes are known to it.
+
+    Warns
+    -----
+    UserWarning
+        If genes match only when upper and lower case are ignored.
 
     Examples
     --------
@@ -89,13 +94,17 @@ def predict_expression(
             "`stimage.tl.align(adatas)`."
         )
     _validate.check_key_added(key_added)
+    if key_added == "setup":
+        raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
     notes = notes_of(adata)
     options = {"method": method, "n_neighbors": n_neighbors}
+    aligner.check_prediction_options(**options)
+    match = aligner.vocabulary.match(adata)
+    match.report()
     predicted = aligner.predict_expression(adata, **options, image_dir=image_dir, cache_dir=cache_dir)
-    gene_of_variable = aligner.vocabulary.match(adata).gene_of_variable
     layer = np.full(adata.shape, np.nan, dtype=np.float32)
-    known = gene_of_variable >= 0
-    layer[:, known] = predicted[:, gene_of_variable[known]]
+    known = match.gene_of_variable >= 0
+    layer[:, known] = predicted[:, match.gene_of_variable[known]]
     adata = adata.copy() if copy else adata
     adata.layers[key_added] = layer
     adata.uns[_keys.STIMAGE] = {**notes, key_added: {**aligner.provenance(adata), **options}}
