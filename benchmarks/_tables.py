@@ -167,6 +167,91 @@ def regions(metric: str) -> str:
     return rows(["section", "method", *(f"r = {size}" for size in means.columns)], body)
 
 
+def alignment() -> dict:
+    return json.loads((RESULTS / "alignment.json").read_text())
+
+
+def alignment_expression(part: str) -> str:
+    """Scores by method and section left out; seeds of a model are means with their spread."""
+    frame = pd.DataFrame(alignment()[part]["scores"])
+    frame["method"] = frame["method"].str.replace(r", seed \d+$", "", regex=True)
+    splits, methods = frame["split"].unique(), frame["method"].unique()
+    body = []
+    for method in methods:
+        rows_of = frame[frame["method"] == method]
+        by_split = [rows_of[rows_of["split"] == split] for split in splits]
+        cells = [f"{number(one['mse'].mean())}/{number(one['pearson'].mean())}" for one in by_split]
+        means = [np.mean([one[metric].mean() for one in by_split]) for metric in ("mse", "mae", "pearson")]
+        body.append([method, *cells, *(number(float(mean)) for mean in means)])
+    return rows(["MSE/Pearson", *splits, "mean MSE", "mean MAE", "mean Pearson"], body)
+
+
+def alignment_recall() -> str:
+    document = alignment()
+    body = []
+    parts = {
+        "section left out": document["leave-one-section-out"]["recall"],
+        "the same, trained on shuffled pairs": document["shuffled pairs"],
+        "patient left out": document["leave-one-patient-out"]["recall"],
+    }
+    for part, entries in parts.items():
+        for name, seeds in entries.items():
+            cells = []
+            for level in ("spot", "niche"):
+                found = [entry[level] for entry in seeds.values()]
+                mean = np.mean([entry["recall"] for entry in found])
+                cells += [number(float(mean)), f"{mean / found[0]['chance']:.1f}"]
+            chance = next(iter(seeds.values()))["spot"]["chance"]
+            body.append([part, name.replace("img-her2st_", ""), number(chance), *cells])
+    header = ["pairs", "training to test", "chance", "spot", "over chance", "niche", "over chance"]
+    return rows(header, body)
+
+
+def alignment_domains() -> str:
+    frame = pd.DataFrame(alignment()["domains"])
+    frame["case"] = frame["section"] + np.where(frame["section"] == frame["training"], "", ", trained on other patients")
+    cases = frame["case"].unique()
+    body = []
+    for method in frame["method"].unique():
+        scores = [frame[(frame["case"] == case) & (frame["method"] == method)]["ari"] for case in cases]
+        body.append([method, *(number(float(part.mean()), float(part.std())) for part in scores)])
+    return rows(["unsupervised ARI", *cases], body)
+
+
+def alignment_ablations() -> str:
+    body = []
+    for name, entry in alignment()["ablations"].items():
+        frame = pd.DataFrame(entry["expression"]["scores"])
+        cells = []
+        for level in ("spot", "niche"):
+            found = [seeds["0"].get(level) for seeds in entry["expression"]["recall"].values()]
+            cells.append("–" if None in found else f"{np.mean([one['recall'] / one['chance'] for one in found]):.1f}")
+        for method in ("regression", "retrieval"):
+            part = frame[frame["method"] == f"stimage {method}, seed 0"]
+            cells.append(f"{number(part['mse'].mean())}/{number(part['pearson'].mean())}")
+        scores = pd.DataFrame(entry["domains"]).set_index("method")
+        for section in scores["section"].unique():
+            cells.append(number(float(scores[scores["section"] == section]["ari"]["fused, spot"])))
+        body.append([name, *cells])
+    header = ["variant", "recall, spot", "recall, niche", "regression", "retrieval", "ARI, olfactory bulb", "ARI, A1"]
+    return rows(header, body)
+
+
+def alignment_genes_only() -> str:
+    frame = pd.DataFrame(alignment()["genes only"])
+    body = [
+        [level, number(float(part["ari"].mean()), float(part["ari"].std()))]
+        for level, part in frame.groupby("level", sort=False)
+    ]
+    return rows(["level", "unsupervised ARI, DLPFC_151673"], body)
+
+
+def image_encoders() -> str:
+    document = json.loads((RESULTS / "encoders.json").read_text())
+    body = [[name, *(str(entry[key]) for key in ("width", "parameters"))] for name, entry in document["encoders"].items()]
+    return rows(["encoder", "width", "parameters"], body)
+
+
 PEERS = {"nichepca": "NichePCA", "spatialleiden": "SpatialLeiden", "stagate": "STAGATE", "graphst": "GraphST"}
 
 
@@ -244,6 +329,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
     "peer costs": peer_costs,
     "zero-shot": zero_shot,
+    "alignment sections": lambda: alignment_expression("leave-one-section-out"),
+    "alignment patients": lambda: alignment_expression("leave-one-patient-out"),
+    "alignment recall": alignment_recall,
+    "alignment domains": alignment_domains,
+    "alignment ablations": alignment_ablations,
+    "alignment genes only": alignment_genes_only,
+    "image encoders": image_encoders,
     "explored linear": lambda: explored("linear"),
     "explored model": lambda: explored("model"),
 }

@@ -14,6 +14,7 @@ from stimage.models._codebook import N_DIMENSIONS
 from stimage.models._inference import VIEWS
 from stimage.models._presets import PRESETS
 from stimage.models._readout import WEIGHTS
+from stimage.modules import IMAGE_ENCODERS
 
 project = "stimage"
 author = "stimage developers"
@@ -82,7 +83,22 @@ def weights() -> str:
     return f"{', '.join(first)} and {last}"
 
 
+def encoder_table() -> str:
+    """Known image encoders as a Markdown table."""
+    rows = []
+    for config in IMAGE_ENCODERS.values():
+        weights = f"`{config.hub}`" if config.hub else config.weights
+        microns = "" if config.microns_per_pixel is None else f"{config.microns_per_pixel:g}"
+        download = "yes" if config.timm_hub else ""
+        rows.append(
+            f"| `{config.name}` | {config.width} | {config.input_size} | {microns} | {weights} | {download} | {config.licence} |"
+        )
+    head = "| name | features | pixels | µm per pixel | weights | `allow_download` | licence |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+
+
 myst_substitutions = {
+    "encoders": encoder_table(),
     "presets": preset_table(),
     "weights": weights(),
     "dimensions": len(VIEWS) * PRESETS["default"].autoencoder.dim + N_DIMENSIONS,

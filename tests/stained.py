@@ -1,6 +1,9 @@
-"""Simulated sections with an image whose colours and texture follow the cell types, and an encoder small enough for tests."""
+"""Simulated sections with an image whose colours and texture follow the cell types, and what aligns them in a moment."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from anndata import AnnData
 from torch import nn
 
 from stimage import datasets, pp
+from stimage.models import STAlign
 from stimage.modules import AlignerConfig, ImageEncoder, ImageEncoderConfig
 
 PITCH = 80.0
@@ -18,13 +22,10 @@ TINY = AlignerConfig(dim=16, n_tokens=2, n_layers=1, n_heads=2, n_fused=16)
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
 
 
-def stained_tissue(
-    n_rows: int = 12, n_cols: int = 11, *, n_slides: int = 1, n_genes: int = 100, seed: int = 0
-) -> AnnData:
-    """Counts of simulated sections, each with an image; no grid and no niches yet."""
-    adata = datasets.simulate_tissue(
-        n_rows=n_rows, n_cols=n_cols, n_genes=n_genes, n_domains=4, n_slides=n_slides, pitch=PITCH, seed=seed
-    )
+def stained_tissue(n_rows: int = 9, n_cols: int = 8, *, n_genes: int = 60, **options: Any) -> AnnData:
+    """Counts of simulated sections, each with an image in ``uns["spatial"]`` under its name; no grid and no niches yet."""
+    options = {"n_domains": 3, "pitch": PITCH, **options}
+    adata = datasets.simulate_tissue(n_rows=n_rows, n_cols=n_cols, n_genes=n_genes, **options)
     names = adata.obs["slide"].cat.categories
     adata.uns["spatial"] = {
         name: library(adata[adata.obs["slide"] == name], seed=number) for number, name in enumerate(names)
@@ -32,26 +33,27 @@ def stained_tissue(
     return adata
 
 
-def library(adata: AnnData, *, seed: int = 0) -> dict[str, dict]:
-    """Entry of ``uns["spatial"]`` whose image is painted around each spot in the colours of its cell types."""
-    rng = np.random.default_rng(99)
+def library(adata: AnnData, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Entry of ``uns["spatial"]``: around each spot the image has the colours and the texture of its cell types."""
+    stains = np.random.default_rng(99)
     types = np.asarray(adata.obsm["cell_types"], dtype=np.float64)
-    colours = types @ rng.uniform(60, 230, (types.shape[1], 3))
-    roughness = types @ rng.uniform(0, 40, types.shape[1])
+    colours = types @ stains.uniform(60, 230, (types.shape[1], 3))
+    roughness = types @ stains.uniform(0, 40, types.shape[1])
     centres = adata.obsm["spatial"] * SCALE
     width, height = (centres.max(axis=0) + PITCH * SCALE).astype(int)
     y, x = np.mgrid[:height, :width] + 0.5
     distance = (x[..., None] - centres[:, 0]) ** 2 + (y[..., None] - centres[:, 1]) ** 2
     nearest = distance.argmin(axis=2)
     noise = np.random.default_rng(seed).normal(size=(height, width, 1)) * roughness[nearest][..., None]
-    pixels = np.where((distance.min(axis=2) < (PITCH * SCALE) ** 2)[..., None], colours[nearest] + noise, 255)
+    on_tissue = distance.min(axis=2) < (PITCH * SCALE) ** 2
+    pixels = np.where(on_tissue[..., None], colours[nearest] + noise, 255)
     return {
         "images": {"hires": np.clip(pixels, 0, 255).astype(np.uint8)},
         "scalefactors": {"tissue_hires_scalef": SCALE, "spot_diameter_fullres": 0.55 * PITCH},
     }
 
 
-def prepared(adata: AnnData, **options: object) -> AnnData:
+def prepared(adata: AnnData, **options: Any) -> AnnData:
     """The same AnnData with a grid and niches."""
     pp.compact_grid(adata, **options)
     pp.build_niches(adata)
@@ -69,10 +71,21 @@ def apart(adata: AnnData) -> list[AnnData]:
 
 
 def tiny_encoder(*, width: int = 24, seed: int = 0) -> ImageEncoder:
-    """A random convolution over patches of 16 x 16 pixels, with the mean and spread of its maps as features."""
+    """A random convolution over patches of 16 x 16 pixels; its maps, averaged and mixed, are the features."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, width)
-        )
-    return ImageEncoder(backbone.eval(), ImageEncoderConfig("tiny", width, "tiny", input_size=16))
+        layers = [nn.Conv2d(3, width, 3, stride=2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        backbone = nn.Sequential(*layers, nn.Linear(width, width))
+    return ImageEncoder(backbone, ImageEncoderConfig("tiny", width, "tiny", input_size=16))
+
+
+def aligner_of(data: AnnData | list[AnnData], *, training: dict[str, Any] | None = None, **options: Any) -> STAlign:
+    """A tiny aligner, trained for a moment."""
+    model = STAlign(data, **{"image_encoder": tiny_encoder(), "n_pool_genes": 40, "config": TINY, **options})
+    model.train(**{"max_epochs": 2, "batch_size": 32, **QUIET, **(training or {})})
+    return model
+
+
+def use_cache(folder: Path, monkeypatch: Any) -> None:
+    """Keep image features in a folder of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))

@@ -62,7 +62,9 @@ def test_an_epoch_has_each_measured_spot_once(rows, batch_size, negatives, seed,
         groups = [found]
     else:
         assert all(len({slide for slide, _ in batch}) == 1 for batch in found)
-        groups = [[batch for batch in found if batch[0][0] == slide] for slide in range(len(slides)) if n_measured[slide]]
+        groups = [
+            [batch for batch in found if batch[0][0] == slide] for slide in range(len(slides)) if n_measured[slide]
+        ]
         assert [len(group) for group in groups] == [-(-n // batch_size) for n in n_measured if n]
     for group in groups:
         sizes = [len(batch) for batch in group]

@@ -160,7 +160,9 @@ def test_niches_left_out():
     np.testing.assert_array_equal(batch["spot_genes"], expected)
 
 
-FEATURES = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 4)), elements=st.floats(-50, 50, width=32))
+FEATURES = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 30), st.integers(1, 4)), elements=st.floats(-50, 50, width=32)
+)
 
 
 @settings(max_examples=60, deadline=None)

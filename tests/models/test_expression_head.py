@@ -12,7 +12,9 @@ def slides(sizes, *, n_inputs=6, n_genes=4, noise=1.0, seed=0):
     rng = np.random.default_rng(seed)
     inputs = [(rng.normal(size=(n, n_inputs)) * np.arange(1, n_inputs + 1) + 5).astype(np.float32) for n in sizes]
     weights = rng.normal(size=(n_inputs, n_genes))
-    expression = [part @ weights + noise * rng.normal(size=(len(part), n_genes)) + rng.normal(size=n_genes) for part in inputs]
+    expression = [
+        part @ weights + noise * rng.normal(size=(len(part), n_genes)) + rng.normal(size=n_genes) for part in inputs
+    ]
     return inputs, [part.astype(np.float32) for part in expression]
 
 
@@ -88,9 +90,10 @@ def test_moments_add_and_subtract():
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-6)
 
 
-def test_a_single_slide_chooses_on_its_quarters():
+@pytest.mark.parametrize("without_spots", [0, 1])
+def test_a_single_slide_chooses_on_its_quarters(without_spots):
     (inputs,), (expression,) = slides([43], noise=30)
-    head = ExpressionHead.fit([inputs], [expression])
+    head = ExpressionHead.fit([inputs] + without_spots * [inputs[:0]], [expression] + without_spots * [expression[:0]])
     quarters = np.array_split(np.arange(43), 4)
     errors = slow_errors([inputs[part] for part in quarters], [expression[part] for part in quarters])
     assert head.penalty == pytest.approx(PENALTIES[np.argmin(errors)])

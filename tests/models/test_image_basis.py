@@ -31,7 +31,9 @@ def slides(n=2, **options):
 
 
 def fit(data, n_components=3, **options):
-    return ImageBasis.fit(data, n_colours=COLOURS, n_components=n_components, **{"spot_context": True, "seed": 0, **options})
+    return ImageBasis.fit(
+        data, n_colours=COLOURS, n_components=n_components, **{"spot_context": True, "seed": 0, **options}
+    )
 
 
 def slow_axes(values, n_components):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _GENE_ENCODER = "gene_encoder"
+_MISFITS = (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError)
+"""What reading something of another kind or size raises."""
 
 
 class AlignmentSaveMixin:
@@ -186,7 +188,7 @@ class AlignmentSaveMixin:
                 raise ValueError("the checksum of the gene names does not match")
             spot, niche = zip(config["image_encoders"], config["image_encoder_ids"], strict=True)
             gene_encoder_kind, gene_encoder_id = config["gene_encoder"], config["gene_encoder_id"]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except _MISFITS as error:
             raise _damaged(directory, error) from error
         model.image_encoder = _image_encoder_of(
             *spot, image_encoder, "image_encoder", seed=model.seed, trained=model.train_image_encoder
@@ -206,6 +208,8 @@ class AlignmentSaveMixin:
                 for prefix in ("basis.", "head.")
             )
             model.basis = None
+            if model.image_encoder is None and (axes or head):
+                raise ValueError("there are weights for images, and no image encoder is named")
             if axes:
                 model.basis = ImageBasis(axes.get("spot_image"), axes.get("niche_image"), model.spot_context)
             model.head = ExpressionHead.from_tensors(head) if head else None
@@ -213,7 +217,7 @@ class AlignmentSaveMixin:
                 raise ValueError(f"the regression on images has shape {model.head.shape}")
             model.module = model._build_module()
             model.module.load_state_dict(tensors_under(weights, "module."))
-        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+        except _MISFITS as error:
             raise _damaged(directory, error) from error
         model.module.eval()
         model.paired = None

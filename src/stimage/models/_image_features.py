@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from stimage.modules import ImageEncoder, load_image_encoder
 N_COLOURS = 6
 """Numbers that describe the colour of a patch."""
 _BATCH_SIZE = 32
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,12 @@ def patch_features(
     numpy.ndarray
         Features of all kinds, then colours of all kinds (spots x kinds times (width + 6)), float32.
     """
-    digest = hashlib.sha256(f"{image.fingerprint} {encoder_id(encoder)}".encode())
+    digest = hashlib.sha256(f"{image.fingerprint} {encoder_id(encoder)} {len(boxes)}".encode())
     for part in boxes:
         digest.update(np.ascontiguousarray(part, dtype=np.float64).tobytes())
-    shape = (len(boxes[0]), len(boxes) * (encoder.config.width + N_COLOURS))
     path = None if cache is None else cache / f"{digest.hexdigest()}.npy"
     stored = None if path is None else _read(path)
-    if stored is not None and stored.shape == shape and stored.dtype == np.float32:
+    if stored is not None:
         return stored
     encoder = encoder.eval()
     device = next(encoder.parameters()).device
@@ -170,18 +171,23 @@ def patch_colours(pixels: np.ndarray) -> np.ndarray:
 def _read(path: Path) -> np.ndarray | None:
     """A stored array; None where there is none or the file is damaged, so that it is made again."""
     try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError):
+        content = path.read_bytes()
+    except OSError:
         return None
+    if hashlib.sha256(content[:-_DIGEST_SIZE]).digest() != content[-_DIGEST_SIZE:]:
+        return None
+    return np.load(BytesIO(content), allow_pickle=False)
 
 
 def _write(path: Path, features: np.ndarray) -> None:
-    """Keep an array; a folder that cannot be written to is no reason to stop."""
+    """Keep an array and its checksum; a folder that cannot be written to is no reason to stop."""
+    buffer = BytesIO()
+    np.save(buffer, features)
+    content = buffer.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-            np.save(Path(scratch) / path.name, features)
+            (Path(scratch) / path.name).write_bytes(content + hashlib.sha256(content).digest())
             os.replace(Path(scratch) / path.name, path)
     except OSError as error:
         warnings.warn(

@@ -143,6 +143,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         _validate.check_positive("n_pool_genes", n_pool_genes)
         _validate.check_positive("n_image_components", n_image_components)
         _validate.check_seed(seed)
+        _validate.check_text("niche_key", niche_key)
         _check_parts(gene_encoder, patches, config)
         self.patches = PatchSpec() if patches is None else patches
         self.niches, self.niche_key = niches, niche_key
@@ -175,7 +176,9 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
             )
         self.paired = self._reduced(paired)
         self.n_spot_genes = paired.slides[0].batch([0])["spot_genes"].shape[1]
-        self.optimizer = AlignmentOptimizerConfig()
+        # The paper's rate, for 1.3 million spots, takes the vectors of a few hundred further from their start than
+        # domains can bear.
+        self.optimizer = AlignmentOptimizerConfig(learning_rate=1e-4)
         self.history: dict[str, pd.DataFrame] = {}
         self.n_tokens_seen = 0
         self.is_trained = False
@@ -228,7 +231,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         Returns
         -------
         numpy.ndarray
-            Vectors (observations x dimensions) of unit length at each level, float32, in the order of the AnnData.
+            Vectors (observations x dimensions), float32, in the order of the AnnData.
 
         Raises
         ------
@@ -331,7 +334,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
             predicted = np.concatenate([self.head(part) for part in self._head_inputs(paired)])
         else:
             predicted = self._retrieved(paired, n_neighbors)
-        return np.maximum(predicted, 0)[paired.corpus.observation_order]
+        return np.maximum(predicted, 0)[paired.corpus.observation_order].astype(np.float32)
 
     def check_prediction_options(self, *, method: Any, n_neighbors: Any) -> None:
         """Raise for options of :meth:`predict_expression` that it would refuse.

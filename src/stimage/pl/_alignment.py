@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _PANEL = 2.1  # inches, the longer side of a panel of a gene
 _PATCH = 0.95
-_COLUMNS = 4  # genes side by side
+_HEADING = 4.4  # as wide as the heading of the retrieved patches
+_COLUMNS = 4  # genes side by side, at most
 _QUERY, _FOUND, _OWN = "black", "#56B4E9", "#D55E00"  # apart from each other and from the stain for all eyes
 
 
@@ -195,29 +196,31 @@ def _draw(
 ) -> Figure:
     extent = np.ptp(coordinates, axis=0) + diameter
     panel_width, panel_height = _PANEL * extent / extent.max()
-    n_columns = min(_COLUMNS, len(genes))
-    n_rows = 2 * -(-len(genes) // n_columns)
+    n_blocks = -(-len(genes) // _COLUMNS)
+    n_columns, n_rows = -(-len(genes) // n_blocks), 2 * n_blocks
     size = np.array([n_columns * (panel_width + 0.5), n_rows * (panel_height + 0.25)])
     below = np.zeros(2)
     if queries:
-        below = np.array([(2 + len(queries[0].found)) * (_PATCH + 0.1), len(queries) * (_PATCH + 0.3) + 0.8])
+        width = max((2 + len(queries[0].found)) * (_PATCH + 0.1), _HEADING)
+        below = np.array([width, len(queries) * (_PATCH + 0.3) + 0.8])
     with figure(max(size[0], below[0]), size[1] + below[1], show=show, save=save) as fig:
-        fig.get_layout_engine().set(h_pad=0.06)
+        # A compressed layout cuts off what two parts of a figure have at its border.
+        fig.set_layout_engine("constrained", h_pad=0.06)
         parts = fig.subfigures(2, 1, height_ratios=[size[1], below[1]]) if queries else [fig]
         axes = parts[0].subplots(n_rows, n_columns, squeeze=False)
         for number, gene in enumerate(genes):
             block, column = divmod(number, n_columns)
             r = f"$r$ = {gene.correlation:.2f}" if np.isfinite(gene.correlation) else "$r$ undefined"
-            for row, (values, title) in enumerate(
-                ((gene.measured, f"{gene.name}, measured"), (gene.predicted, f"predicted ({r})"))
-            ):
-                ax = axes[2 * block + row, column]
+            rows = {"measured": (gene.measured, gene.name), "predicted": (gene.predicted, r)}
+            for ax, (label, (values, title)) in zip(axes[2 * block :, column], rows.items(), strict=False):
                 spots = _draw_spots(ax, coordinates, diameter)
                 spots.set(array=np.ma.masked_invalid(values), cmap=colormaps[cmap].with_extremes(bad=LIGHT_GREY))
                 spots.set_clim(*_color_limits(values))
                 ax.set_title(title)
-                unit = "log1p CP10k" if column == n_columns - 1 else None
-                parts[0].colorbar(spots, ax=ax, label=unit, shrink=0.75, aspect=15, pad=0.02)
+                parts[0].colorbar(spots, ax=ax, shrink=0.75, aspect=15, pad=0.02)
+                if column == 0:
+                    text = f"{label}\nlog1p CP10k"
+                    ax.text(-0.04, 0.5, text, transform=ax.transAxes, rotation=90, ha="right", va="center")
         for ax in axes.flat:
             if not ax.collections:
                 ax.remove()
@@ -243,7 +246,7 @@ def _draw_retrieval(fig: SubFigure, queries: list[RetrievedSpots], coordinates: 
             ax.set(xticks=[], yticks=[])
             for spine in ax.spines.values():
                 spine.set(edgecolor=color, linewidth=2.5 if color == _OWN else 1.2)
-        panels[1].set_xlabel(f"own spot: rank {query.rank} / {query.n_candidates}", fontsize=7, labelpad=3)
+        panels[1].set_xlabel(f"own spot: rank {query.rank} / {query.n_candidates}", fontsize=6.5, labelpad=3)
     for ax, title in zip(axes[0], ["slide", "query", *range(1, len(queries[0].found) + 1)], strict=True):
         ax.set_title(title)
     names = {_QUERY: "query", _FOUND: "nearest spots, in order", _OWN: "the query's own spot"}

@@ -24,6 +24,8 @@ _PATCH_PIXELS = 224
 
 @dataclass(frozen=True)
 class PredictedGene:
+    """Expression of a gene at each spot, measured (NaN: no counts) and predicted, and how the two correlate."""
+
     name: str
     measured: np.ndarray
     predicted: np.ndarray
@@ -32,6 +34,8 @@ class PredictedGene:
 
 @dataclass(frozen=True)
 class RetrievedSpots:
+    """The spots that the image of a spot finds."""
+
     spot: int
     found: np.ndarray  # spots, the nearest first
     rank: int  # of the query's own spot, from 1
@@ -46,7 +50,7 @@ def compare_genes(
     has_counts: np.ndarray,
     predicted_key: str,
 ) -> list[PredictedGene]:
-    """Measured and predicted expression of genes (NaN: no counts), and how they correlate."""
+    """The genes that were asked for; by default those predicted best among the ones that vary most."""
     predicted = adata.layers[predicted_key]
     predicted = predicted.toarray() if sparse.issparse(predicted) else np.asarray(predicted)
     known = np.isfinite(predicted).all(axis=0)
@@ -100,6 +104,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 def choose_queries(
     adata: AnnData, queries: str | Sequence[str] | None, coordinates: np.ndarray, has_counts: np.ndarray
 ) -> np.ndarray:
+    """Spots whose images to look up; only ones with counts can be found again."""
     if queries is None:
         spots = np.flatnonzero(has_counts)
         return spots[_spread(coordinates[spots], adata.obs_names[spots].to_numpy().astype(str))]
