@@ -52,6 +52,8 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)
 	$(BIN)/python benchmarks/pretrain_human.py --data $(DATA) --without DLPFC --output benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC
+	$(BIN)/python benchmarks/alignment.py --data $(DATA)
+	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/_tables.py
 
 benchmarks-short: $(VENV)/.test

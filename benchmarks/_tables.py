@@ -259,8 +259,8 @@ def alignment_genes_only() -> str:
 
 
 def image_encoders() -> str:
-    document = json.loads((RESULTS / "encoders.json").read_text())
-    body = [[name, *(str(entry[key]) for key in ("width", "parameters"))] for name, entry in document["encoders"].items()]
+    entries = json.loads((RESULTS / "encoders.json").read_text())["encoders"]
+    body = [[entry["encoder"], str(entry["width"]), f"{entry['parameters'] / 1e6:.1f} M"] for entry in entries]
     return rows(["encoder", "width", "parameters"], body)
 
 

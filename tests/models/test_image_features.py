@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stained import tiny_encoder
+from stained import TINY, prepared, tiny_encoder
 
 from stimage.data import SlideImage, square_boxes
-from stimage.models import PatchSpec
+from stimage.models import PatchSpec, STAlign
 from stimage.models._image_features import (
     default_cache,
     encoder_id,
@@ -237,3 +237,46 @@ def test_boxes_of_spots_and_niches():
 def test_widths_that_cannot_be(name, widths):
     with pytest.raises((ValueError, TypeError), match=f"`{name}` must be"):
         PatchSpec(**{name: widths})
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_real_sections_are_seen_where_their_spots_are(shared_data, tmp_path):
+    """Patches that Pillow cuts from the files, and what the encoder says of them, are what an aligner is shown."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from anndata import read_h5ad
+    from PIL import Image
+
+    sections, images = [], []
+    for name in ("C2", "C3"):
+        folder = shared_data / f"img-her2st_{name}"
+        adata = read_h5ad(folder / f"img-her2st_{name}.h5ad")
+        middle = np.median(adata.obsm["spatial"], axis=0)
+        nearest = np.argsort(np.linalg.norm(adata.obsm["spatial"] - middle, axis=1))[:14]
+        adata = adata[np.sort(nearest)].copy()
+        path = folder / Path(adata.uns["spatial"][name]["metadata"]["source_image_path"]).name
+        adata.uns["spatial"][name]["metadata"]["source_image_path"] = str(path)
+        sections.append(prepared(adata))
+        images.append(Image.open(path).convert("RGB"))
+    options = {"n_pool_genes": 200, "config": TINY, "patches": PatchSpec((1.0,), (1.5,))}
+    model = STAlign(sections, **options, cache_dir=tmp_path)
+    kept = [np.load(path) for path in tmp_path.iterdir()]
+    assert len(kept) == 4  # spots and niches of each section
+
+    for section, image in zip(sections, images, strict=True):
+        xy = section.obsm["spatial"]
+        distances = np.linalg.norm(xy[:, None] - xy, axis=2)
+        pitch = np.median(np.sort(distances, axis=1)[:, 1])
+        boxes = {"spot": [(x - pitch / 2, y - pitch / 2, x + pitch / 2, y + pitch / 2) for x, y in xy], "niche": []}
+        for x0, y0, x1, y1 in section.obsm["niche_bbox"]:
+            x, y, half = (x0 + x1) / 2, (y0 + y1) / 2, 0.75 * max(x1 - x0, y1 - y0)
+            boxes["niche"].append((x - half, y - half, x + half, y + half))
+        for parts in boxes.values():
+            patches = [image.crop([round(side) for side in box]).resize((224, 224)) for box in parts]
+            colours = patch_colours(np.stack([np.asarray(patch) for patch in patches]))
+            (found,) = [features for features in kept if np.abs(features[:, -6:] - colours)[:, :3].max() < 0.02]
+            with torch.no_grad():
+                pixels = torch.from_numpy(np.stack([np.asarray(patch) for patch in patches[:4]]))
+                expected = model.image_encoder(pixels).numpy()
+            similarity = np.corrcoef(np.concatenate([expected, found[:, :-6]]))[:4, 4:]
+            assert similarity.diagonal().min() > 0.95
+            assert (similarity.argmax(axis=1) == np.arange(4)).all()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
+from stained import aligner_of, prepared, stained_tissue
 
 from stimage import datasets, pp, tl
-from stimage.models import STImage
+from stimage.models import STAlign, STImage
 
 SIZES = {"window": 6, "n_pool_genes": 40, "n_genes": 20, "max_epochs": 1, "windows_per_epoch": 8, "batch_size": 4}
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
@@ -88,3 +89,40 @@ def cells() -> AnnData:
     pp.compact_grid(adata, layout="bins", bin_size=300.0)
     assert adata.obs.groupby(["grid_row", "grid_col"]).size().median() > 2
     return adata
+
+
+@pytest.fixture(autouse=True, scope="session")
+def image_cache(tmp_path_factory):
+    """Image features are kept for the tests, and not in the cache of who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def simulated_stained() -> AnnData:
+    return prepared(stained_tissue(seed=3))
+
+
+@pytest.fixture
+def stained(simulated_stained) -> AnnData:
+    """A slide of some 50 spots and 60 genes with image, grid and niches."""
+    return simulated_stained.copy()
+
+
+@pytest.fixture(scope="session")
+def aligner(simulated_stained) -> STAlign:
+    """An aligner that knows 40 of the 60 genes; not to be changed."""
+    return aligner_of(simulated_stained.copy())
+
+
+@pytest.fixture(scope="session")
+def simulated_stained_pair() -> AnnData:
+    both = stained_tissue(n_slides=2, seed=5)
+    return prepared(both[np.random.default_rng(0).permutation(both.n_obs)].copy(), slide_key="slide")
+
+
+@pytest.fixture
+def stained_pair(simulated_stained_pair) -> AnnData:
+    """Two stained slides in one AnnData, their rows interleaved."""
+    return simulated_stained_pair.copy()

@@ -1,9 +1,14 @@
+import json
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import assert_unchanged
+from PIL import Image
 from scipy import sparse
+from stained import TINY, aligner_of
 
 from stimage import pp, tl
 
@@ -205,3 +210,102 @@ def test_adaptation(slide, parts, model):
     assert entry["model_id"] != model.model_id
     for name, tensor in model.module.state_dict().items():
         np.testing.assert_array_equal(before[name], tensor)
+
+
+@pytest.mark.parametrize("modality", ["image", "gene", "fused"])
+@pytest.mark.parametrize("level", ["spot", "niche", "both"])
+def test_what_an_aligner_writes(stained, aligner, modality, level):
+    with assert_unchanged(stained):
+        assert tl.embed(stained, aligner, modality=modality, level=level) is None
+        vectors, notes = stained.obsm.pop("X_stimage"), stained.uns.pop("stimage")
+    assert vectors.shape == (stained.n_obs, 32 if level == "both" else 16)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, aligner.get_latent_representation(stained, modality=modality, level=level))
+    (entry,) = notes.values()
+    assert (entry["modality"], entry["level"]) == (modality, level)
+    assert (entry["model"], entry["image_encoder"]) == ("STAlign", "tiny")
+    assert (entry["model_id"], entry["n_genes_shared"]) == (aligner.model_id, 40)
+    assert json.loads(entry["manifest"]) == aligner.manifest_record()
+
+
+def test_defaults_of_aligners(stained, aligner):
+    for model, modality, level in [
+        (aligner, "fused", "both"),
+        (aligner_of(stained, niches=False), "fused", "spot"),
+        (aligner_of(stained, image_encoder=None), "gene", "both"),
+        (aligner_of(stained, image_encoder=None, config=replace(TINY, adaptive=False)), "gene", "both"),
+    ]:
+        tl.embed(stained, model)
+        entry = stained.uns["stimage"]["X_stimage"]
+        assert (entry["modality"], entry["level"]) == (modality, level)
+        expected = model.get_latent_representation(stained, modality=modality, level=level)
+        np.testing.assert_array_equal(stained.obsm["X_stimage"], expected)
+
+
+def test_copy_of_an_aligner(stained, aligner):
+    with assert_unchanged(stained):
+        copy = tl.embed(stained, aligner, key_added="X_image", modality="image", copy=True)
+    assert set(copy.obsm) - set(stained.obsm) == {"X_image"}
+    tl.embed(copy, aligner, key_added="X_gene", modality="gene")
+    assert sorted(copy.uns["stimage"]) == ["X_gene", "X_image"]
+
+
+def test_the_image_of_an_aligner_is_looked_for_in_a_folder(stained, aligner, tmp_path):
+    entry = stained.uns["spatial"]["slide_1"]
+    Image.fromarray(entry["images"].pop("hires")).resize((640, 720)).save(tmp_path / "slide.png")
+    entry["metadata"] = {"source_image_path": "slide.png"}
+    cache = tmp_path / "cache"
+    with assert_unchanged(stained), pytest.raises(KeyError, match="no file 'slide.png'.*`image_dir=`"):
+        tl.embed(stained, aligner)
+    tl.embed(stained, aligner, image_dir=tmp_path, cache_dir=cache)
+    assert len(list(cache.iterdir())) == 2
+    expected = aligner.get_latent_representation(stained, image_dir=tmp_path, cache_dir=cache)
+    np.testing.assert_array_equal(stained.obsm["X_stimage"], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mode", "context"),
+        ("tile_size", 8),
+        ("n_repeats", 1),
+        ("n_genes", 10),
+        ("batch_size", 64),
+        ("adapt_epochs", 1),
+    ],
+)
+def test_options_of_windows_are_refused_by_an_aligner(stained, aligner, name, value):
+    with assert_unchanged(stained), pytest.raises(ValueError, match=f"`{name}`={value!r} is for windows.*leave it out"):
+        tl.embed(stained, aligner, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("modality", "gene"), ("level", "spot"), ("image_dir", "images"), ("cache_dir", "cache")]
+)
+def test_options_of_aligners_are_refused_by_a_model_of_windows(slide, model, name, value):
+    with (
+        assert_unchanged(slide),
+        pytest.raises(ValueError, match=f"`{name}`='{value}' is for an aligner.*leave it out"),
+    ):
+        tl.embed(slide, model, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        (None, {"modality": "protein"}, ValueError, "`modality` must be one of"),
+        (None, {"level": "slide"}, ValueError, "`level` must be one of"),
+        (None, {"key_added": "setup"}, ValueError, "is taken"),
+        (lambda a: a.uns.pop("spatial"), {}, KeyError, "No image"),
+        (lambda a: a.uns.pop("spatial"), {"modality": "image"}, KeyError, "No image"),
+        (lambda a: a.obsp.pop("niche_connectivities"), {"modality": "gene"}, KeyError, "No niches"),
+        (lambda a: a.uns.pop("grid"), {}, KeyError, "No compact grid"),
+        (lambda a: setattr(a, "X", -a.X), {}, ValueError, "negative values"),
+        (lambda a: setattr(a, "var_names", [f"other{i}" for i in range(60)]), {}, ValueError, "0 genes of adata.var"),
+    ],
+)
+def test_bad_input_to_an_aligner(stained, aligner, change, options, error, message):
+    if change is not None:
+        change(stained)
+    with assert_unchanged(stained), pytest.raises(error, match=message):
+        tl.embed(stained, aligner, **options)
