@@ -78,7 +78,7 @@ $(VENV)/.python:
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.python
 	@echo "Installing stimage and what its tests need into $(VENV): several GB with PyTorch, once"
-	@$(INSTALL) -e ".[test]"
+	@$(INSTALL) -e ".[test,image,spatialdata]"
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.python
