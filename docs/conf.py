@@ -7,7 +7,10 @@ from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import ModuleType
-from typing import get_type_hints
+from typing import Any, get_type_hints
+
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 import stimage
 from stimage.models._codebook import N_DIMENSIONS
@@ -48,7 +51,11 @@ napoleon_google_docstring = False
 
 # The pages are built, and can be read, without network: names of other packages are no links, MathJax comes along.
 nitpick_ignore_regex = [
-    ("py:.*", r"(anndata|collections|lightning|matplotlib|np|numpy|pandas|pathlib|scipy|scvi|torch|typing)\..*"),
+    (
+        "py:.*",
+        r"(anndata|collections|lightning|matplotlib|np|numpy|os|pandas|pathlib|scipy|scvi|spatialdata|torch|typing)\..*",
+    ),
+    ("py:.*", r"stimage\.models\._alignment_setup\..*"),
     ("py:.*", r"[^.]*"),
 ]
 
@@ -119,3 +126,14 @@ for module in modules_of(stimage):
     for value in vars(module).values():
         if inspect.isclass(value) and value.__module__ == module.__name__ and "__init__" in vars(value):
             value.__init__.__annotations__ = get_type_hints(value.__init__)
+
+
+def describe_registry(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Where a constant is imported from another module, Sphinx finds the docstring of its type instead of its own."""
+    if value is IMAGE_ENCODERS:
+        described = ModuleAnalyzer.for_module("stimage.modules._image_encoder_configs").find_attr_docs()
+        lines[:] = described["", "IMAGE_ENCODERS"]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", describe_registry)

@@ -6,6 +6,7 @@ from itertools import combinations, product
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from stimage.modules import (
     AlignerConfig,
@@ -84,12 +85,12 @@ def test_vectors_are_those_of_the_parts(randomise, batch):
         assert image_tokens.shape == gene_tokens.shape == (7, 3, 8)
         for name, tokens in (("image", image_tokens), ("gene", gene_tokens)):
             vector = part.heads[name](sum(tokens[:, t] for t in range(3)) / 3)
-            torch.testing.assert_close(getattr(found, name), vector / vector.norm(dim=1, keepdim=True))
+            torch.testing.assert_close(getattr(found, name), vector)
         fused = part.fusion(image_tokens, gene_tokens)
-        torch.testing.assert_close(found.fused, fused / fused.norm(dim=1, keepdim=True))
+        torch.testing.assert_close(found.fused, fused)
         assert found.fused.shape == (7, 10)
     plain = randomise(aligner(fusion=False))(batch).spot
-    torch.testing.assert_close(plain.fused, torch.cat([plain.image, plain.gene], dim=1) / 2**0.5)
+    torch.testing.assert_close(plain.fused, torch.cat([plain.image, plain.gene], dim=1))
 
 
 def test_encoders_are_those_of_the_configuration():
@@ -168,7 +169,6 @@ def test_embed_needs_only_what_it_embeds(randomise, batch, level, modality):
     needed = {"image": names[:1], "gene": names[1:], "fused": names}[modality]
     vectors = module.embed(only(batch, *needed), level, modality)
     torch.testing.assert_close(vectors, getattr(getattr(module(batch), level), modality))
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(7))
     # A spot's vector does not depend on what it is embedded with.
     alone = AlignmentBatch(*(None if value is None else value[2:3] for value in batch))
     torch.testing.assert_close(module.embed(alone, level, modality), vectors[2:3], rtol=1e-4, atol=1e-5)
@@ -235,9 +235,11 @@ def test_a_start_goes_to_the_encoder_that_is_named():
     ):
         module = SpotNicheAligner(small(), **SIZES)
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        module.start_from(level, modality, torch.randn(n_inputs, 4))
+        module.start_from(level, modality, torch.randn(n_inputs, 4), torch.full((4,), 2.0))
         changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
-        assert changed == {f"{level}.encoders.{modality}.projection.{part}" for part in ("weight", "bias")}
+        encoder = {f"{level}.encoders.{modality}.projection.{part}" for part in ("weight", "bias")}
+        fusion = {f"{level}.fusion.{part}.weight" for part in ("projection", "image_output", "gene_output")}
+        assert changed == {*encoder, *fusion, f"{level}.heads.{modality}.weight"}
 
 
 def test_start_from_shared_components_finds_image_and_genes_of_both_levels_together():
@@ -248,15 +250,18 @@ def test_start_from_shared_components_finds_image_and_genes_of_both_levels_toget
     maps = {"gene": torch.linalg.qr(torch.randn(40, 32))[0], "image": torch.linalg.qr(torch.randn(50, 32))[0]}
     genes, image = components @ maps["gene"].T, components @ maps["image"].T
     batch = AlignmentBatch(spot_image=image, spot_genes=genes, niche_genes=genes)
-    module.start_from("spot", "gene", maps["gene"])
-    module.start_from("niche", "gene", maps["gene"])
-    module.start_from("spot", "image", maps["image"])
+    scale = torch.linspace(0.5, 2, 32)
+    module.start_from("spot", "gene", maps["gene"], scale)
+    module.start_from("niche", "gene", maps["gene"], scale)
+    module.start_from("spot", "image", maps["image"], scale)
     spot = module.embed(batch, "spot", "gene")
-    for other in (module.embed(batch, "niche", "gene"), module.embed(batch, "spot", "image")):
-        assert (spot * other).sum(dim=1).min() > 0.95
-    # And vectors are the components, each spot's to zero mean and unit length.
-    scores = components - components.mean(dim=1, keepdim=True)
-    assert ((spot * scores).sum(dim=1) / scores.norm(dim=1)).min() > 0.95
+    for other in (module.embed(batch, "niche", "gene"), module.embed(batch, "spot", "image"), components * scale):
+        assert functional.cosine_similarity(spot, other).min() > 0.95
+    # Fused vectors start as the image's components beside the genes', not rescaled; here there is room for few of them.
+    fused = module.embed(batch, "spot", "fused")
+    half = fused.shape[1] // 2
+    for part in fused.split(half, dim=1):
+        assert functional.cosine_similarity(part, components[:, :half]).min() > 0.95
 
 
 def test_configuration_survives_json():

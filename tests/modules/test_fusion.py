@@ -78,3 +78,17 @@ def test_gradients_reach_every_parameter_and_both_inputs(tokens):
 def test_bad_sizes(sizes, match):
     with pytest.raises(ValueError, match=match):
         SymmetricCrossAttention(*sizes)
+
+
+@pytest.mark.parametrize("dim_out", [10, 16, 24])
+def test_start_from_concatenation_is_the_mean_tokens_side_by_side(dim_out):
+    torch.manual_seed(0)
+    fusion = SymmetricCrossAttention(dim=8, dim_out=dim_out, n_tokens=3)
+    fusion.start_from_concatenation()
+    image, gene = torch.randn(5, 3, 8), torch.randn(5, 3, 8)
+    fused, half = fusion(image, gene), dim_out // 2
+    kept = min(half, 8)
+    # z^I gathers from the genes, z^G from the image.
+    torch.testing.assert_close(fused[:, :kept], gene.mean(dim=1)[:, :kept])
+    torch.testing.assert_close(fused[:, half : half + kept], image.mean(dim=1)[:, :kept])
+    assert not fused[:, kept:half].any() and not fused[:, half + kept :].any()

@@ -45,8 +45,6 @@ class SlideImage:
     ----------
     scale, origin
         As above.
-    size
-        Width and height of the image in its own pixels.
 
     Examples
     --------

@@ -10,6 +10,7 @@ from stimage.modules._image_encoders import ImageEncoder, load_image_encoder
 from stimage.modules._masked_autoencoder import AutoencoderConfig, MaskedAutoencoder
 from stimage.modules._scgpt import ScGPTEncoder
 from stimage.modules._spot_autoencoder import NeighborhoodAutoencoder, SliceAutoencoder, SpotAutoencoder
+from stimage.modules._stain import jitter_stain
 from stimage.modules._transformer import LocalAttention, SiteTransformer
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "SymmetricCrossAttention",
     "Temperature",
     "info_nce",
+    "jitter_stain",
     "load_image_encoder",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stimage.modules._alignment_encoders import FeatureTokens, GeneMLPEncoder, GeneTransformerEncoder
 from stimage.modules._contrastive import Temperature, info_nce
 from stimage.modules._fusion import SymmetricCrossAttention
+from stimage.modules._stain import jitter_stain
 
 _LEVELS = ("spot", "niche")
 _MODALITIES = ("image", "gene")
@@ -45,6 +46,9 @@ class AlignerConfig:
     spot_genes
         What the genes of a spot come as: ``"expression"`` or ``"embedding"``, a vector of a frozen encoder such as
         scGPT (as in the paper).
+    stain_jitter
+        How much more or less stained the pixels of spots are made in training, see :func:`jitter_stain`; 0 for not at all.
+        Only where an encoder of pixels is trained: frozen features are computed once.
 
     Examples
     --------
@@ -66,6 +70,7 @@ class AlignerConfig:
     learn_temperature: bool = False
     weights: tuple[float, float, float] = (0.4, 0.3, 0.3)
     spot_genes: str = "expression"
+    stain_jitter: float = 0.0
 
 
 class AlignmentBatch(NamedTuple):
@@ -329,6 +334,8 @@ class SpotNicheAligner(nn.Module):
             if modality not in getattr(self, level).encoders:
                 raise ValueError(f"The batch has `{name}`, but the module was built without: pass `n_{name}`.")
             if name == "spot_image" and self.spot_image_encoder is not None:
+                if self.training and self.config.stain_jitter:
+                    values = jitter_stain(values, self.config.stain_jitter)
                 values = self.spot_image_encoder(values)
             if not values.is_floating_point():
                 raise TypeError(

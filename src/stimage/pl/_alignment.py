@@ -55,7 +55,7 @@ def alignment(
     """What the image says of expression: genes predicted and measured, and the spots that an image patch finds.
 
     Genes and patches are examples. The genes shown by default are even chosen by the result, so their correlations are no
-    score: :func:`stimage.benchmark.evaluate_expression` and :func:`stimage.benchmark.evaluate_retrieval` measure.
+    score: :func:`stimage.benchmark.evaluate_expression` and :func:`stimage.benchmark.retrieval_recall` measure.
 
     Parameters
     ----------
