@@ -412,10 +412,10 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         scale = torch.from_numpy(np.sqrt(typical / deviation))
         batches = [slide.batch(np.flatnonzero(slide.measured)) for slide in slides]
         for level in ("spot", "niche") if self.niches else ("spot",):
-            scores = [batch[f"{level}_genes"] for batch in batches]
-            if level == "niche" or self.gene_encoder is None:
-                self.module.start_from(level, "gene", torch.from_numpy(axes), scale)
-                scores = [part @ axes for part in scores]
+            if level == "spot" and self.gene_encoder is not None:
+                continue  # what a frozen encoder says has no such components
+            self.module.start_from(level, "gene", torch.from_numpy(axes), scale)
+            scores = [batch[f"{level}_genes"] @ axes for batch in batches]
             images = [batch.get(f"{level}_image") for batch in batches]
             if images[0] is not None and images[0].dtype != np.uint8:
                 head = ExpressionHead.fit(images, scores)

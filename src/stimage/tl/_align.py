@@ -72,7 +72,7 @@ def align(
         Frozen encoder of image patches: a name, one from :func:`stimage.modules.load_image_encoder` for weights on your
         disk, or ``None`` to align without images.
     niche_image_encoder
-        Encoder of niche patches; by default that of spots.
+        Encoder of niche patches; by default that of spots, and ``"efficientnet_lite0"`` where that is trained.
     train_image_encoder
         Train the spot encoder along, on pixels; for GPUs.
     gene_encoder
