@@ -221,7 +221,9 @@ def alignment_recall() -> str:
 
 def alignment_domains() -> str:
     frame = pd.DataFrame(alignment()["domains"])
-    frame["case"] = frame["section"] + np.where(frame["section"] == frame["training"], "", ", trained on other patients")
+    frame["case"] = frame["section"] + np.where(
+        frame["section"] == frame["training"], "", ", trained on other patients"
+    )
     cases = frame["case"].unique()
     body = []
     for method in frame["method"].unique():

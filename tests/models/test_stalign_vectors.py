@@ -1,5 +1,8 @@
 """What the vectors of an aligner are of: image or genes, of which spot, in which slide."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -133,9 +136,9 @@ def test_directions_without_spread_start_nothing(stained_parts):
     """Five spots in each of two slides: the ninth component of the expression is rounding."""
     few = [prepared(part[:5].copy()) for part in stained_parts]
     model = STAlign(few, image_encoder=None, n_pool_genes=40, config=TINY)
-    weights = model.module.niche.encoders["gene"].projection.weight
-    assert torch.isfinite(weights).all()
-    assert weights.abs().max() < 5
+    for weights in model.module.parameters():
+        assert torch.isfinite(weights).all()
+        assert weights.abs().max() < 40
 
 
 def test_spots_of_other_slides_may_lie_outside_an_image(stained_pair, stained_parts):
@@ -191,3 +194,14 @@ def test_counts_in_a_layer(aligner, stained):
     STAlign.setup_anndata(stained, layer="counts")
     np.testing.assert_array_equal(aligner.get_latent_representation(stained), aligner.get_latent_representation())
     assert aligner_of(stained).model_id == aligner.model_id
+    del stained.layers["counts"]  # of no interest to the image
+    expected = aligner.get_latent_representation(modality="image")
+    np.testing.assert_array_equal(aligner.get_latent_representation(stained, modality="image"), expected)
+
+
+def test_predictions_are_not_negative(aligner, stained):
+    lower = copy.copy(aligner)
+    lower.head = replace(aligner.head, intercept=aligner.head.intercept - 2)
+    expected = np.maximum(aligner.predict_expression(stained) - 2, 0)
+    assert (expected == 0).any()
+    np.testing.assert_allclose(lower.predict_expression(stained), expected, atol=1e-5)

@@ -169,7 +169,7 @@ class Interruption(lightning.Callback):
 def test_nothing_is_changed_where_training_fails(stained, change, options, error, message, earlier):
     other = prepared(stained_tissue(seed=4))
     if earlier:
-        STAlign.setup_anndata(stained)
+        STAlign.setup_anndata(stained, donor_key="slide")
         stained.uns["stimage"]["X_earlier"] = {"model_id": "0"}
     stained.uns["last"] = 1
     if change is not None:
