@@ -27,7 +27,7 @@ demo: $(VENV)/.test
 	$(BIN)/python tutorials/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
