@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from anndata import AnnData
 from stained import aligner_of, prepared, stained_tissue
 
@@ -20,14 +19,6 @@ def quiet_training():
     """Lightning and scvi-tools report on every run; only warnings of ours are of interest."""
     for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@pytest.fixture(autouse=True)
-def same_number_of_threads():
-    """The graph of Leiden (numba) sets the number of threads that torch uses, which changes speed and last digits."""
-    n_threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="session")
