@@ -1,6 +1,7 @@
 import pickle
 import re
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -362,7 +363,8 @@ def test_resolutions_agree(library, tmp_path):
 
 def test_auto_takes_the_best_that_is_there(library, tmp_path, monkeypatch):
     adata = slide(extent=(800, 600), library=library)
-    assert SlideImage.from_anndata(adata).scale == 0.5  # no such file in this folder
+    with pytest.warns(UserWarning, match="hires.*no file.*slide.png.*image_dir"):  # no such file in this folder
+        assert SlideImage.from_anndata(adata).scale == 0.5
     monkeypatch.chdir(tmp_path)
     assert SlideImage.from_anndata(adata).scale == 1.0
     monkeypatch.undo()
@@ -370,9 +372,12 @@ def test_auto_takes_the_best_that_is_there(library, tmp_path, monkeypatch):
     assert SlideImage.from_anndata(adata).scale == 1.0
     library["metadata"]["source_image_path"] = "/another/machine/slide.png"
     assert SlideImage.from_anndata(adata, image_dir=tmp_path).scale == 1.0
-    assert SlideImage.from_anndata(adata).scale == 0.5
-    del library["images"]["hires"]
-    assert SlideImage.from_anndata(adata).scale == 0.125
+    del library["metadata"]["source_image_path"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SlideImage.from_anndata(adata).scale == 0.5
+        del library["images"]["hires"]
+        assert SlideImage.from_anndata(adata).scale == 0.125
 
 
 def test_libraries_by_slide(library, tmp_path):

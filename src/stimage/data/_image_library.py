@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -76,6 +77,12 @@ class ImageLibrary:
                     f"and {_not_found(tried)}"
                 )
             resolution = "fullres" if path is not None else held[0]
+            if path is None and tried:
+                warnings.warn(
+                    f"The small {resolution} image of {self.name!r} is used, for the file that it was made from is not "
+                    f"there: {_not_found(tried)}",
+                    stacklevel=3,
+                )
         if resolution == "fullres":
             if path is None:
                 raise FileNotFoundError(

@@ -127,6 +127,11 @@ class SlideImage:
             If a spot's centre lies outside the image by more than 1 % of its longer side, or the image's size contradicts
             that of the other images and their scale factors by more than 5 %.
 
+        Warns
+        -----
+        UserWarning
+            If ``metadata`` names a file that is not there and ``"auto"`` takes a smaller image.
+
         Examples
         --------
         >>> import numpy as np
