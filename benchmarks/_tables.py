@@ -220,10 +220,10 @@ def alignment_recall() -> str:
 
 
 def alignment_domains() -> str:
-    frame = pd.DataFrame(alignment()["domains"])
-    frame["case"] = frame["section"] + np.where(
-        frame["section"] == frame["training"], "", ", trained on other patients"
-    )
+    parts = {"": "domains", ", no cross-scale loss": "domains without the cross-scale loss"}
+    frame = pd.concat([pd.DataFrame(alignment()[part]).assign(suffix=suffix) for suffix, part in parts.items()])
+    others = np.where(frame["section"] == frame["training"], "", ", trained on other patients")
+    frame["case"] = frame["section"] + others + frame["suffix"]
     cases = frame["case"].unique()
     body = []
     for method in frame["method"].unique():

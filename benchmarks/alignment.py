@@ -40,6 +40,8 @@ ABLATIONS: dict[str, dict] = {
     "spot image alone": {"spot_context": False},
 }
 
+PARTS = ("sections", "patients", "domains", "cross", "ablations", "genes")
+
 
 def align(
     sections: Sections,
@@ -207,7 +209,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/alignment.json"))
     parser.add_argument("--figures", type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="+", default=["sections", "patients", "domains", "ablations", "genes"])
+    parser.add_argument("--parts", nargs="+", default=PARTS)
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
@@ -244,6 +246,13 @@ def main() -> None:
                 *domains(sections, *a, [*b, *c], five),
             ]
         },
+        "cross": lambda: {
+            "domains without the cross-scale loss": [
+                row
+                for section in (BULB, *a)
+                for row in domains(sections, section, [section], five, **ABLATIONS["no cross-scale loss"])
+            ]
+        },
         "ablations": lambda: {
             "ablations": {
                 name: {
@@ -261,7 +270,9 @@ def main() -> None:
         start = time.perf_counter()
         document |= parts[part]()
         document["seconds"][part] = time.perf_counter() - start
-        document.setdefault("seeds of", {})[part] = {"domains": five, "ablations": [0]}.get(part, arguments.seeds)
+        document.setdefault("seeds of", {})[part] = {"domains": five, "cross": five, "ablations": [0]}.get(
+            part, arguments.seeds
+        )
         arguments.output.write_text(json.dumps(document, indent=1))
         print(f"{part}: {document['seconds'][part]:.0f} s", flush=True)
     if arguments.figures:
