@@ -4,6 +4,8 @@ from typing import Literal
 
 import numpy as np
 
+from stimage.data._kernels import draw_in_turn, smallest
+
 GeneSelection = Literal["weighted", "hvg", "random"]
 GENE_SELECTIONS: tuple[GeneSelection, ...] = ("weighted", "hvg", "random")
 SMOOTHING = 1e-6
@@ -43,8 +45,8 @@ def select_window_genes(
 
     Notes
     -----
-    Weighted drawing takes the largest keys ``log(v + ε) + Gumbel noise``, which has exactly the distribution of drawing
-    one gene after the other in proportion to the weights that remain.
+    Weighted drawing takes one gene after the other in proportion to the weights that remain. Taking the genes of highest
+    ``log(v + ε)`` plus Gumbel noise has the same distribution and needs a random number for every candidate.
 
     Examples
     --------
@@ -58,10 +60,8 @@ def select_window_genes(
     if n_genes >= len(variance):
         return np.arange(len(variance))
     if method == "random":
-        keys = rng.random(len(variance))
-    elif method == "hvg":
-        # Ties go to the gene that comes first, so that the choice does not depend on the partition algorithm.
-        return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
-    else:
-        keys = np.log(variance.astype(np.float64) + SMOOTHING) + rng.gumbel(size=len(variance))
-    return np.sort(np.argpartition(-keys, n_genes - 1)[:n_genes])
+        return smallest(rng.random(len(variance)), n_genes)
+    if method == "hvg":
+        # Of equal variances the first count.
+        return smallest(-variance.astype(np.float64), n_genes)
+    return np.sort(draw_in_turn(np.add(variance, SMOOTHING, dtype=np.float64), rng.random(n_genes)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stimage.data._gene_selection import GeneSelection, select_window_genes
+from stimage.data._kernels import gene_variances, read_genes, row_arrays
 from stimage.data._masking import Masking, draw_hidden_sites
 from stimage.data._slide import Slide, site_positions
 
@@ -206,16 +207,20 @@ def read_sites(
     """
     observed = sites >= 0
     observed[observed] = slide.active[sites[observed]]
-    candidates = np.flatnonzero(slide.measured)
-    block = slide.expression[sites[observed]].toarray()
-    chosen = candidates[
-        select_window_genes(block.var(axis=0)[candidates], spec.n_genes, method=spec.gene_selection, rng=rng)
-    ]
+    indptr, indices, data, rows = row_arrays(slide.expression, sites[observed])
+    variance = gene_variances(indptr, indices, data, rows, len(slide.measured))
+    if slide.measured.all():
+        chosen = select_window_genes(variance, spec.n_genes, method=spec.gene_selection, rng=rng)
+    else:
+        candidates = np.flatnonzero(slide.measured)
+        chosen = select_window_genes(variance[candidates], spec.n_genes, method=spec.gene_selection, rng=rng)
+        chosen = candidates[chosen]
     genes = np.zeros(spec.n_genes, dtype=np.int64)
     genes[: len(chosen)] = chosen
     gene_valid = np.arange(spec.n_genes) < len(chosen)
     expression = np.zeros((len(sites), spec.n_genes), dtype=np.float32)
-    expression[np.ix_(observed, gene_valid)] = block[:, chosen] - slide.gene_mean[chosen]
+    centre = slide.gene_mean[chosen]
+    read_genes(indptr, indices, data, rows, len(slide.measured), chosen, centre, np.flatnonzero(observed), expression)
     return observed, expression, genes, gene_valid
 
 
