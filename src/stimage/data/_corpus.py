@@ -3,11 +3,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stimage import _keys, _validate
+from stimage.data._corpus_store import open_slides, verify_corpus, write_corpus
+from stimage.data._corpus_writer import TARGET_SUM
 from stimage.data._slide import Slide
 from stimage.data._vocabulary import Vocabulary
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Corpus(Sequence[Slide]):
-    """Many slides over one gene vocabulary, in memory.
+    """Many slides over one gene vocabulary, in memory or on disk.
 
     Parameters
     ----------
@@ -35,6 +38,15 @@ class Corpus(Sequence[Slide]):
     >>> corpus = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])
     >>> len(corpus), len(corpus.genes)
     (1, 100)
+
+    The same corpus on disk, for more slides than fit into memory:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus.write(f"{folder}/corpus")
+    ...     sti.data.Corpus.verify(f"{folder}/corpus")
+    ...     print(sti.data.Corpus.open(f"{folder}/corpus"))
+    Corpus of 1 slides, 308 sites and 100 genes
     """
 
     def __init__(
@@ -85,6 +97,81 @@ class Corpus(Sequence[Slide]):
         """Permutation that brings observations, slide after slide, into the order of their AnnData, one after another."""
         source = np.repeat(self.source, [len(slide.observation_index) for slide in self.slides])
         return np.lexsort((np.concatenate([slide.observation_index for slide in self.slides]), source))
+
+    def write(self, path: str | PathLike[str], *, target_sum: float = TARGET_SUM, overwrite: bool = False) -> None:
+        """Write the corpus to a folder, from which :meth:`open` reads single windows; all of it or nothing.
+
+        Parameters
+        ----------
+        path
+            Folder of the corpus; made when absent.
+        target_sum
+            Scale of the stored expression: log1p of counts per this number. Models of the default preset train on the default;
+            with another one every window is converted as it is read.
+        overwrite
+            Replace a corpus that is there, once the new one is complete.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a corpus and ``overwrite`` is not set, or the folder holds something else.
+        OSError
+            If the disk is full or cannot be written to; nothing is left, and a corpus that was there stays.
+        RuntimeError
+            If another process writes to the corpus.
+        ValueError
+            If a slide has a ``centre`` of its own on another scale.
+        """
+        write_corpus(self, path, target_sum=target_sum, overwrite=overwrite)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> Corpus:
+        """Open a corpus on disk: expression stays there, everything else is read.
+
+        Format version, the checksum of ``corpus.json``, and the size and header of every file are checked, but not all their
+        bytes, see :meth:`verify`.
+
+        Parameters
+        ----------
+        path
+            What :meth:`write`, :class:`CorpusWriter` or :func:`stimage.pp.build_corpus` wrote.
+
+        Returns
+        -------
+        Corpus
+            Slides whose ``expression`` is a :class:`StoredMatrix`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no corpus, or a slide is missing.
+        ValueError
+            If the corpus is damaged, of another format version, or has no slide yet.
+        """
+        index, slides = open_slides(path)
+        numbers: dict[str, int] = {}
+        # A slide of unknown origin is of an AnnData of its own.
+        origins = [entry.origin or entry.file for entry in index.slides]
+        source = [numbers.setdefault(origin, len(numbers)) for origin in origins]
+        return cls(slides, index.vocabulary, source=source)
+
+    @staticmethod
+    def verify(path: str | PathLike[str]) -> None:
+        """Read a corpus on disk as a whole and compare the checksums of all files.
+
+        Parameters
+        ----------
+        path
+            The corpus.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no corpus.
+        ValueError
+            If the corpus is damaged; the message names the damaged slides.
+        """
+        verify_corpus(path)
 
     def to_target_sum(self, target_sum: float) -> Corpus:
         """The same corpus with all slides as log1p of counts per another number.

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from stimage import _keys, _validate
+from stimage.data._stored_matrix import StoredMatrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,8 +31,8 @@ class Slide:
     name
         Name of the slide.
     expression
-        CSR matrix (sites x genes) of log1p of counts per ``target_sum``, which is 10,000 in a slide as it is read; the
-        counts of all genes of the slide, not only those kept here, make the library size.
+        CSR matrix (sites x genes), in memory or on disk, of log1p of counts per ``target_sum``, which is 10,000 in a slide
+        as it is read from an AnnData; the counts of all genes of the slide, not only those kept here, make the library size.
     library_size
         Counts of each site over all genes. A site with none is tissue without data: it is never shown to a model.
     raster
@@ -55,6 +55,8 @@ class Slide:
         Fingerprint of observation names and their counts, see :func:`spot_sketch`; empty when unknown.
     target_sum
         Counts that each site's expression adds up to before the logarithm, over all genes of the slide.
+    known_mean
+        Mean over the active sites where it is known already (genes), so that it is not computed from the expression.
 
     Examples
     --------
@@ -67,7 +69,7 @@ class Slide:
     """
 
     name: str
-    expression: sparse.csr_matrix
+    expression: sparse.csr_matrix | StoredMatrix
     library_size: np.ndarray
     raster: np.ndarray
     layout: str
@@ -79,6 +81,7 @@ class Slide:
     donor: str = ""
     spot_sketch: str = ""
     target_sum: float = COUNTS_PER_SPOT
+    known_mean: np.ndarray | None = None
 
     @property
     def n_sites(self) -> int:
@@ -102,8 +105,17 @@ class Slide:
         """Expression that counts as zero: the mean of each gene over the active sites (genes)."""
         if self.centre is not None:
             return self.centre
+        if self.known_mean is not None:
+            return self.known_mean
         weights = self.active / max(self.active.sum(), 1)
-        return np.asarray(self.expression.T @ weights, dtype=np.float32)
+        if not isinstance(self.expression, StoredMatrix):
+            return np.asarray(self.expression.T @ weights, dtype=np.float32)
+        mean = np.zeros(self.expression.shape[1])
+        for sites, block in self.expression.row_blocks(self.active):
+            # The sum so far is added as a row: rounded as if all rows were multiplied at once.
+            rows = sparse.vstack([sparse.csr_matrix(mean), block], format="csr")
+            mean = rows.T @ np.append(1.0, weights[sites])
+        return mean.astype(np.float32)
 
     @cached_property
     def site_index(self) -> np.ndarray:
@@ -128,7 +140,8 @@ class Slide:
         Slide
             Shares the expression with this one.
         """
-        return replace(self, raster=np.where(allowed, self.raster, -1).astype(np.int32), centre=centre)
+        raster = np.where(allowed, self.raster, -1).astype(np.int32)
+        return replace(self, raster=raster, centre=centre, known_mean=None)
 
     def hide(self, sites: np.ndarray) -> Slide:
         """The same slide with some sites treated as tissue without data.
@@ -145,7 +158,7 @@ class Slide:
         Slide
             Shares the expression with this one.
         """
-        return replace(self, library_size=np.where(sites, 0, self.library_size))
+        return replace(self, library_size=np.where(sites, 0, self.library_size), known_mean=None)
 
     def to_target_sum(self, target_sum: float) -> Slide:
         """The same slide with expression as log1p of counts per another number.
@@ -160,7 +173,7 @@ class Slide:
         Returns
         -------
         Slide
-            A slide with its own expression, or this one when nothing changes.
+            A slide with its own expression, or this one when nothing changes. Expression on disk is converted as it is read.
 
         Raises
         ------
@@ -171,9 +184,13 @@ class Slide:
             return self
         if self.centre is not None:
             raise ValueError(f"Slide {self.name!r} has its own `centre`: change `target_sum` before restricting it.")
-        expression = self.expression.copy()
-        expression.data = np.log1p(np.expm1(expression.data) * np.float32(target_sum / self.target_sum))
-        return replace(self, expression=expression, target_sum=target_sum)
+        ratio = target_sum / self.target_sum
+        if isinstance(self.expression, StoredMatrix):
+            expression = self.expression.rescaled(ratio)
+        else:
+            expression = self.expression.copy()
+            expression.data = np.log1p(np.expm1(expression.data) * np.float32(ratio))
+        return replace(self, expression=expression, target_sum=target_sum, known_mean=None)
 
     @classmethod
     def from_anndata(
@@ -259,6 +276,8 @@ class Slide:
                 f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or pass the raw counts with `layer=`."
             )
         if gene_of_variable is None:
+            import pandas as pd
+
             gene_of_variable = pd.Index(genes).get_indexer(adata.var_names)
         variables = np.flatnonzero(gene_of_variable >= 0)
         columns = gene_of_variable[variables]

@@ -9,6 +9,7 @@ import pandas as pd
 from stimage import _keys, _validate
 from stimage.data import Corpus, Slide, Vocabulary
 from stimage.data._corpus import slide_observations
+from stimage.data._corpus_index import vocabulary_hash
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,8 +107,3 @@ def manifest_of(corpus: Corpus) -> dict[str, Any]:
 def library_size_hash(slide: Slide) -> str:
     """SHA-256 of the counts of each site, in raster order."""
     return hashlib.sha256(slide.library_size.tobytes()).hexdigest()
-
-
-def vocabulary_hash(genes: Sequence[str]) -> str:
-    """SHA-256 of gene names in their order."""
-    return hashlib.sha256("\n".join(genes).encode()).hexdigest()

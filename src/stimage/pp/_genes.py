@@ -72,6 +72,18 @@ class _Panel:
     genes: pd.Index
 
 
+@dataclass(frozen=True)
+class GeneStatistics:
+    """What :func:`rank_genes` needs to know of a slide."""
+
+    name: str
+    genes: pd.Index
+    n_observations: int
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    """Standardised by the trend with the mean."""
+
+
 def select_genes(
     adatas: AnnData | Sequence[AnnData],
     *,
@@ -128,25 +140,37 @@ def select_genes(
     ----------
     Stuart et al. 2019, Comprehensive Integration of Single-Cell Data, Cell 177.
     """
+    check_pool_options(n_genes=n_genes, join=join, min_slides=min_slides)
+    panels = _panels(adatas, layer, slide_key)
+    _candidates(panels, join, min_slides)
+    return rank_genes([_statistics(panel) for panel in panels], n_genes=n_genes, join=join, min_slides=min_slides)
+
+
+def check_pool_options(*, n_genes: object, join: object, min_slides: object) -> None:
+    """Raise for options of :func:`select_genes` that it would refuse."""
     check_choice("join", join, ("inner", "outer"))
     _check_positive("n_genes", n_genes)
     _check_positive("min_slides", min_slides)
-    panels = _panels(adatas, layer, slide_key)
-    if min_slides > len(panels):
-        raise ValueError(f"`min_slides`={min_slides} exceeds the number of slides, {len(panels)}.")
-    measured = pd.Series(np.concatenate([panel.genes for panel in panels])).value_counts(sort=False)
-    candidates = measured.index[measured >= (len(panels) if join == "inner" else min_slides)]
-    _check_common(panels, candidates)
 
-    shape = (len(panels), len(candidates))
+
+def gene_statistics(adata: AnnData, *, layer: str | None, slide_key: str | None) -> list[GeneStatistics]:
+    """Statistics of the slides of an AnnData, so that genes can be ranked with one AnnData in memory at a time."""
+    return [_statistics(panel) for panel in _panels(adata, layer, slide_key)]
+
+
+def rank_genes(
+    slides: Sequence[GeneStatistics], *, n_genes: int, join: Literal["inner", "outer"], min_slides: int
+) -> GenePool:
+    """Choose genes by their statistics in each slide, see :func:`select_genes`."""
+    candidates, measured = _candidates(slides, join, min_slides)
+    shape = (len(slides), len(candidates))
     rank, variance, mean = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
-    for slide, panel in enumerate(panels):
-        position = candidates.get_indexer(panel.genes)
+    for number, slide in enumerate(slides):
+        position = candidates.get_indexer(slide.genes)
         known = position >= 0
-        slide_mean, slide_variance = _standardized_variance(panel.counts)
-        mean[slide, position[known]] = slide_mean[known]
-        variance[slide, position[known]] = slide_variance[known]
-        rank[slide, position[known]] = pd.Series(-slide_variance[known]).rank(pct=True)
+        mean[number, position[known]] = slide.mean[known]
+        variance[number, position[known]] = slide.variance[known]
+        rank[number, position[known]] = pd.Series(-slide.variance[known]).rank(pct=True)
     table = pd.DataFrame(
         {
             "median_rank": np.nanmedian(rank, axis=0),
@@ -167,18 +191,35 @@ def select_genes(
     genes = table.index[chosen]
     if not len(genes):
         raise ValueError("No candidate gene varies within a slide: check that the counts are not constant.")
-    selected = [int(genes.isin(panel.genes).sum()) for panel in panels]
+    selected = [int(genes.isin(slide.genes).sum()) for slide in slides]
     overlap = pd.DataFrame(
         {
-            "n_observations": [panel.counts.shape[0] for panel in panels],
-            "n_genes": [len(panel.genes) for panel in panels],
-            "candidates": [int(candidates.isin(panel.genes).sum()) for panel in panels],
+            "n_observations": [slide.n_observations for slide in slides],
+            "n_genes": [len(slide.genes) for slide in slides],
+            "candidates": [int(candidates.isin(slide.genes).sum()) for slide in slides],
             "selected": selected,
             "fraction_selected": np.array(selected) / len(genes),
         },
-        index=pd.Index([panel.name for panel in panels], name="slide"),
+        index=pd.Index([slide.name for slide in slides], name="slide"),
     )
     return GenePool([str(gene) for gene in genes], table, overlap)
+
+
+def _candidates(
+    slides: Sequence[_Panel] | Sequence[GeneStatistics], join: str, min_slides: int
+) -> tuple[pd.Index, pd.Series]:
+    """Genes that can be chosen, and for every gene the number of slides that measure it."""
+    if min_slides > len(slides):
+        raise ValueError(f"`min_slides`={min_slides} exceeds the number of slides, {len(slides)}.")
+    measured = pd.Series(np.concatenate([slide.genes for slide in slides])).value_counts(sort=False)
+    candidates = measured.index[measured >= (len(slides) if join == "inner" else min_slides)]
+    _check_common(slides, candidates)
+    return candidates, measured
+
+
+def _statistics(panel: _Panel) -> GeneStatistics:
+    mean, variance = _standardized_variance(panel.counts)
+    return GeneStatistics(panel.name, panel.genes, panel.counts.shape[0], mean, variance)
 
 
 def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: str | None) -> list[_Panel]:
@@ -223,7 +264,7 @@ def _check_positive(parameter: str, value: object) -> None:
         raise ValueError(f"`{parameter}` must be at least 1, found {value}.")
 
 
-def _check_common(panels: list[_Panel], candidates: pd.Index) -> None:
+def _check_common(panels: Sequence[_Panel] | Sequence[GeneStatistics], candidates: pd.Index) -> None:
     """Raise when there is no candidate, or a slide shares no gene with any other."""
     for panel in panels:
         others = [other for other in panels if other is not panel]
