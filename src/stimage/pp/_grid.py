@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,25 +13,33 @@ from stimage._validate import (
     check_spatial,
     check_text,
     check_unique_names,
-    listing,
     slide_codes,
 )
-from stimage.pp._infer import from_spatial
-from stimage.pp._lattice import NoLatticeError, Sites, from_array, from_bins
+from stimage.pp._scale import (
+    Scale,
+    check_bins,
+    check_micrometres,
+    coordinate_unit,
+    in_units,
+    lattice_scale,
+    only_library,
+    scale_factors,
+    scale_of,
+)
+from stimage.pp._slide_sites import array_coordinates, slide_sites
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-Layout = Literal["auto", "hex", "square", "rank", "bins"]
-_LAYOUTS = ("auto", "hex", "square", "rank", "bins")
-_MANY_SITES = 1_000_000
-_MAX_SITES_PER_OBSERVATION = 1000
-_MAX_ROUNDED = 0.05
-"""Share of observations that may be on one array site with another before it is an error of the data, not of rounding."""
+    from stimage.pp._lattice import Sites
 
-_LEAST_OCCUPANCY = 0.05
-"""Occupied share of the raster below which array coordinates that nothing confirms are not taken for a lattice."""
+Layout = Literal["auto", "hex", "square", "rank", "bins"]
+BinUnit = Literal["coordinate", "micrometre"]
+_LAYOUTS = ("auto", "hex", "square", "rank", "bins")
+_BIN_UNITS = ("coordinate", "micrometre")
+_SPATIAL_OF_FIELDS = "spatial_fov"
+"""Where ``squidpy.read.nanostring`` keeps positions on the slide; its ``"spatial"`` holds those within a field of view."""
 
 
 def compact_grid(
@@ -42,6 +49,8 @@ def compact_grid(
     slide_key: str | None = None,
     spatial_key: str = _keys.SPATIAL,
     bin_size: float | None = None,
+    bin_unit: BinUnit = "coordinate",
+    micrometres_per_unit: float | None = None,
     key_added: str = _keys.GRID,
     copy: bool = False,
 ) -> AnnData | None:
@@ -72,8 +81,15 @@ def compact_grid(
         Key of ``adata.obsm`` with x and y, shape (n_obs, 2). Needed where there are no array coordinates and for bins;
         otherwise used, if present, for the pitch and to tell a checkerboard from a hexagonal lattice.
     bin_size
-        Side of a bin in units of the spatial coordinates; only with ``layout="bins"``. ``None`` chooses, per slide, the
-        largest size at which half of the occupied bins hold one position.
+        Side of a bin; only with ``layout="bins"``. ``None`` chooses, per slide, the largest size at which half of the
+        occupied bins hold one position.
+    bin_unit
+        ``"coordinate"``: ``bin_size`` is in units of the spatial coordinates, which are pixels on some platforms and
+        micrometres on others; ``"micrometre"``: it is in micrometres whatever the coordinates are.
+    micrometres_per_unit
+        Length of one unit of the spatial coordinates in micrometres (1 where they are micrometres). ``None`` takes what
+        ``adata.uns["spatial"]`` says: ``microns_per_pixel`` of Visium HD, micrometres beside Vizgen's transformation, and
+        100 micrometres between the spots of Visium.
     key_added
         Prefix of the keys written.
     copy
@@ -93,8 +109,10 @@ def compact_grid(
         ``"params"``: the parameters. ``"slides"``: a data frame with one row per slide: ``layout``, ``n_rows``,
         ``n_cols``, ``occupancy`` (occupied sites over all sites), ``parity`` (hex: row r is shifted right if
         (r + parity) is odd), ``pitch`` (distance of neighbouring sites in units of the spatial coordinates, NaN if
-        unknown), ``unit``, ``rotation`` (degrees from the x axis to the raster's columns axis) and ``source``
-        (``"array"`` or ``"spatial"``).
+        unknown), ``unit`` (``"micrometre"``, ``"pixel"`` or ``"unknown"``), ``rotation`` (degrees from the x axis to the raster's columns axis) and ``source``
+        (``"array"`` or ``"spatial"``). ``"summary"``: another one with ``n_observations``, ``n_sites`` (occupied),
+        ``median_per_site`` and ``most_per_site`` (observations on an occupied site), ``micrometres_per_unit`` and
+        ``pitch_micrometres`` (NaN if unknown), and ``scale_from``, what says so.
 
     Raises
     ------
@@ -102,7 +120,9 @@ def compact_grid(
         If ``slide_key``, or coordinates that are needed, are absent.
     ValueError
         If coordinates or slide labels are missing or not finite, a slide has one observation, two observations share a
-        site, the coordinates do not form the lattice asked for, or a key to be written is taken by something else.
+        site, the coordinates do not form the lattice asked for, or a key to be written is taken by something else. If a
+        unit must be wrong: all observations in one bin, each alone in a bin among empty ones, coordinates that contradict
+        the scale factors, or positions within fields of view taken for positions on the slide.
 
     Examples
     --------
@@ -123,27 +143,38 @@ def compact_grid(
     check_choice("layout", layout, _LAYOUTS)
     check_text("spatial_key", spatial_key)
     _check_bin_size(layout, bin_size)
+    check_choice("bin_unit", bin_unit, _BIN_UNITS)
+    if bin_unit != "coordinate" and bin_size is None:
+        raise ValueError(f"`bin_unit`={bin_unit!r} is the unit of `bin_size`, which is not given: pass it as well.")
+    check_micrometres(micrometres_per_unit)
     check_size(adata, n_obs=2, n_vars=0)
     check_unique_names(adata)
     _check_key_added(adata, key_added)
     names, codes = slide_codes(adata, slide_key)
-    array = None if layout == "bins" else _array_coordinates(adata)
+    array = None if layout == "bins" else array_coordinates(adata)
     spatial = None
     if array is None or not array.all_known or spatial_key in adata.obsm or spatial_key != _keys.SPATIAL:
         spatial = _required_spatial(adata, layout, spatial_key)
+        _check_fields_of_view(adata, slide_key, spatial_key)
 
     row, col = np.empty(adata.n_obs, np.int32), np.empty(adata.n_obs, np.int32)
     position = np.empty((adata.n_obs, 2), np.float32)
-    unit = "pixel" if spatial is not None and _has_images(adata) else "unknown"
-    table = []
+    table, summary = [], []
     for code, name in enumerate(names):
         members = np.flatnonzero(codes == code)
+        library = name if len(names) > 1 else only_library(adata, name)
         try:
-            sites, xy = _slide_sites(adata, members, array, spatial, layout, bin_size)
+            scale = scale_of(adata, library, micrometres_per_unit)
+            size = in_units(bin_size, bin_unit, scale, adata)
+            sites, xy = slide_sites(adata, members, array, spatial, layout, size)
+            if size is not None:
+                check_bins(sites, xy, size, scale)
+            scale = lattice_scale(sites, scale_factors(adata, library), scale)
         except ValueError as error:
             raise ValueError(f"Slide {name!r}: {error}") from error
         row[members], col[members] = sites.row, sites.col
         position[members] = _scale(xy)
+        known = spatial is not None and np.isfinite(sites.pitch)
         table.append(
             {
                 "layout": sites.layout,
@@ -152,11 +183,12 @@ def compact_grid(
                 "occupancy": sites.occupancy,
                 "parity": sites.parity,
                 "pitch": sites.pitch,
-                "unit": unit if np.isfinite(sites.pitch) else "unknown",
+                "unit": coordinate_unit(adata, library, scale) if known else "unknown",
                 "rotation": sites.rotation,
                 "source": sites.source,
             }
         )
+        summary.append(_summary(sites, scale))
 
     if copy:
         adata = adata.copy()
@@ -171,129 +203,21 @@ def compact_grid(
             "bin_size": float(bin_size or 0.0),
         },
         "slides": pd.DataFrame(table, index=pd.Index(names, dtype=object)),
+        "summary": pd.DataFrame(summary, index=pd.Index(names, dtype=object)),
     }
     return adata if copy else None
-
-
-class _Array:
-    """Array coordinates (n_obs,) of all observations; NaN for slides without them."""
-
-    def __init__(self, row: NDArray[np.float64], col: NDArray[np.float64]) -> None:
-        self.row, self.col = row, col
-        self.known = ~(np.isnan(row) & np.isnan(col))
-        self.all_known = bool(self.known.all())
-
-
-def _slide_sites(
-    adata: AnnData,
-    members: NDArray[np.intp],
-    array: _Array | None,
-    spatial: NDArray[np.float64] | None,
-    layout: str,
-    bin_size: float | None,
-) -> tuple[Sites, NDArray[np.float64]]:
-    """Sites of one slide and the continuous positions [x, y] they come from."""
-    if len(members) < 2:
-        raise ValueError(
-            f"it has one observation ({adata.obs_names[members[0]]!r}), at least 2 are needed: remove the slide."
-        )
-    xy = None if spatial is None else spatial[members]
-    if array is not None and array.known[members].any():
-        row, col = array.row[members], array.col[members]
-        bad = np.flatnonzero(~(np.isfinite(row) & np.isfinite(col)))
-        if len(bad):
-            raise ValueError(
-                f"obs['array_row'] or obs['array_col'] is NaN or infinite for {len(bad)} observations "
-                f"(e.g. {listing(adata.obs_names[members[bad]], 3)}): remove these observations."
-            )
-        sites, source = from_array(row, col, layout, xy), np.column_stack([col, row])
-        shared = _shared_sites(sites)
-        if layout == "auto" and 0 < len(shared) <= _MAX_ROUNDED * len(members) and _all_distinct(xy):
-            sites, source = _unrounded(sites, source, xy)
-        elif len(shared):
-            raise ValueError(
-                f"{len(shared)} observations share a site with another (e.g. "
-                f"{listing(adata.obs_names[members[shared]], 3)}): remove duplicates, pass `slide_key=` if there are "
-                "several slides, or use `layout`='bins'."
-            )
-    elif layout == "bins":
-        sites, source = from_bins(xy, bin_size), xy
-    elif layout == "rank":
-        raise ValueError(
-            "`layout`='rank' needs obs['array_row'] and obs['array_col'] for every slide; ranks of pixel coordinates "
-            "mean nothing. Use `layout`='auto' to infer the lattice."
-        )
-    else:
-        sites, source = _inferred(xy, layout), xy
-    if sites.n_sites > max(_MANY_SITES, _MAX_SITES_PER_OBSERVATION * len(members)):
-        cause = (
-            "choose a larger `bin_size`"
-            if sites.layout == "bins"
-            else "array_row and array_col look like pixel coordinates; remove them to infer the lattice"
-            if sites.source == "array"
-            else "the observations are too scattered; use `layout`='bins'"
-        )
-        raise ValueError(f"{sites.shape[0]} x {sites.shape[1]} sites for {len(members)} observations: {cause}.")
-    return sites, source
-
-
-def _inferred(xy: NDArray[np.float64], layout: str) -> Sites:
-    try:
-        return from_spatial(xy, layout)
-    except NoLatticeError as error:
-        if layout == "auto":
-            return from_bins(xy)
-        raise ValueError(
-            f"`layout`={layout!r} cannot be inferred from the spatial coordinates: {error}. "
-            "Use `layout`='bins', or 'auto' to let the coordinates decide."
-        ) from error
-
-
-def _unrounded(sites: Sites, source: NDArray[np.float64], xy: NDArray[np.float64]) -> tuple[Sites, NDArray[np.float64]]:
-    """Sites where array coordinates put a few observations on one, and the positions that they come from."""
-    try:
-        return from_spatial(xy), xy
-    except NoLatticeError:
-        # A square lattice whose sites may be shared is one of bins; the shifted rows of a hexagonal one are not.
-        # Nor are pixels, which leave most of their raster empty.
-        if sites.layout == "square" and sites.occupancy >= _LEAST_OCCUPANCY:
-            return replace(sites, layout="bins"), source
-        return from_bins(xy), xy
-
-
-def _array_coordinates(adata: AnnData) -> _Array | None:
-    present = [key in adata.obs for key in (_keys.ARRAY_ROW, _keys.ARRAY_COL)]
-    if not any(present):
-        return None
-    if not all(present):
-        found, absent = (_keys.ARRAY_ROW, _keys.ARRAY_COL) if present[0] else (_keys.ARRAY_COL, _keys.ARRAY_ROW)
-        raise KeyError(f"adata.obs has {found!r} but not {absent!r}: add it, or remove both to infer the lattice.")
-    coordinates = []
-    for key in (_keys.ARRAY_ROW, _keys.ARRAY_COL):
-        try:
-            coordinates.append(adata.obs[key].to_numpy(dtype=np.float64, na_value=np.nan))
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"adata.obs[{key!r}] must hold numbers, found dtype {adata.obs[key].dtype}: convert it."
-            ) from error
-    return _Array(*coordinates)
 
 
 def _required_spatial(adata: AnnData, layout: str, spatial_key: str) -> NDArray[np.float64]:
     if layout == "rank" and spatial_key not in adata.obsm:
         raise KeyError("`layout`='rank' needs adata.obs['array_row'] and adata.obs['array_col'], found neither.")
+    if spatial_key not in adata.obsm and adata.obs_names.str.fullmatch(r"\d+x\d+").all():
+        raise KeyError(
+            f"No spatial coordinates: `spatial_key`={spatial_key!r} is not in adata.obsm, but the observation names look "
+            f"like array positions (e.g. {adata.obs_names[0]!r}): adata.obs[['array_col', 'array_row']] = "
+            "[[int(part) for part in name.split('x')] for name in adata.obs_names]"
+        )
     return check_spatial(adata, spatial_key)
-
-
-def _shared_sites(sites: Sites) -> NDArray[np.intp]:
-    """Observations on a site with another, those of one site beside each other."""
-    flat = sites.row * sites.shape[1] + sites.col
-    shared = np.flatnonzero(pd.Series(flat).duplicated(keep=False).to_numpy())
-    return shared[np.argsort(flat[shared], kind="stable")]
-
-
-def _all_distinct(xy: NDArray[np.float64] | None) -> bool:
-    return xy is not None and len(np.unique(xy, axis=0)) == len(xy)
 
 
 def _check_bin_size(layout: str, bin_size: float | None) -> None:
@@ -316,6 +240,8 @@ def _check_key_added(adata: AnnData, key: str) -> None:
     if isinstance(earlier, dict) and {"params", "slides"} <= set(earlier):
         return  # a grid written before may be replaced
     columns = (_keys.grid_row(key), _keys.grid_col(key))
+    if earlier is None and _is_concatenated(adata, columns, _keys.grid_position(key)):
+        return
     taken = [f"obs[{column!r}]" for column in columns if column in adata.obs]
     taken += [f"obsm[{_keys.grid_position(key)!r}]"] if _keys.grid_position(key) in adata.obsm else []
     taken += [f"uns[{key!r}]"] if earlier is not None else []
@@ -325,8 +251,36 @@ def _check_key_added(adata: AnnData, key: str) -> None:
         )
 
 
-def _has_images(adata: AnnData) -> bool:
-    return isinstance(adata.uns.get("spatial"), dict) and len(adata.uns["spatial"]) > 0
+def _is_concatenated(adata: AnnData, columns: tuple[str, str], position: str) -> bool:
+    """Whether the keys are what ``anndata.concat`` leaves of grids: everything but ``uns``."""
+    if position not in adata.obsm or not all(column in adata.obs for column in columns):
+        return False
+    integers = all(pd.api.types.is_integer_dtype(adata.obs[column]) for column in columns)
+    return integers and adata.obsm[position].shape == (adata.n_obs, 2)
+
+
+def _check_fields_of_view(adata: AnnData, slide_key: str | None, spatial_key: str) -> None:
+    """Raise where positions start anew in each field of view, as those of ``squidpy.read.nanostring`` do."""
+    local = spatial_key == _keys.SPATIAL and _SPATIAL_OF_FIELDS in adata.obsm and "fov" in adata.obs
+    if local and slide_key is None and adata.obs["fov"].nunique() > 1:
+        raise ValueError(
+            f"adata.obsm[{spatial_key!r}] (`spatial_key`) holds positions within each of {adata.obs['fov'].nunique()} fields "
+            f"of view, which would lie on top of each other; adata.obsm[{_SPATIAL_OF_FIELDS!r}] holds positions on the "
+            f"slide: set adata.obsm['spatial'] = adata.obsm[{_SPATIAL_OF_FIELDS!r}], or pass `slide_key`='fov' to take each "
+            "field as a slide."
+        )
+
+
+def _summary(sites: Sites, scale: Scale) -> dict[str, float | str]:
+    return {
+        "n_observations": len(sites.row),
+        "n_sites": len(sites.counts),
+        "median_per_site": float(np.median(sites.counts)),
+        "most_per_site": int(sites.counts.max()),
+        "micrometres_per_unit": scale.micrometres,
+        "pitch_micrometres": sites.pitch * scale.micrometres,
+        "scale_from": scale.evidence,
+    }
 
 
 def _scale(xy: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _MIN_OBSERVATIONS = 8
 _MIN_ORDER = 0.6
 """Least agreement of the directions to nearest neighbours (0: any direction, 1: a perfect lattice)."""
+_MOST_NEIGHBOURS = 6
+"""Neighbours one pitch away, on a hexagonal lattice."""
 _MAX_MEDIAN_RESIDUAL = 0.2
 _MAX_RESIDUAL = 0.45
 """Distances to the fitted site over the pitch; half a pitch is where the site becomes ambiguous."""
@@ -80,8 +82,10 @@ def _nearest_steps(spatial: NDArray[np.float64]) -> NDArray[np.float64]:
     # A low quantile: in a thinned slide most observations have lost their neighbours at one pitch.
     pitch = np.quantile(distance, 0.1)
     for _ in range(3):
-        pairs = tree.query_pairs(1.3 * pitch, output_type="ndarray")
-        steps = spatial[pairs[:, 1]] - spatial[pairs[:, 0]]
+        # A lattice has no more neighbours within the radius; all pairs of a dense clump would be quadratic.
+        near, other = tree.query(spatial, k=_MOST_NEIGHBOURS + 1, distance_upper_bound=1.3 * pitch)
+        one, neighbour = np.nonzero(np.isfinite(near[:, 1:]))
+        steps = spatial[other[one, neighbour + 1]] - spatial[one]
         length = np.linalg.norm(steps, axis=1)
         pitch = np.median(length)
     return steps[length > 0.7 * pitch]

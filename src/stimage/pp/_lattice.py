@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,10 @@ _SNAP_TOLERANCE = 0.35
 """Largest distance of an array coordinate from its integer; legacy arrays store positions adjusted by up to .3."""
 _SQUARE_HEX_RATIO = 3**0.25
 """Row step over column step that separates a checkerboard (1) from Visium (sqrt(3)): their geometric mean."""
+
+
+LEAST_OCCUPANCY = 0.05
+"""Occupied share of the raster below which sites that nothing confirms are not taken for those of a lattice or bins."""
 
 
 class NoLatticeError(ValueError):
@@ -42,7 +47,12 @@ class Sites:
 
     @property
     def occupancy(self) -> float:
-        return len(np.unique(self.row * self.shape[1] + self.col)) / self.n_sites
+        return len(self.counts) / self.n_sites
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Observations on each of the occupied sites."""
+        return np.unique(self.row * self.shape[1] + self.col, return_counts=True)[1]
 
 
 def from_array(row: ArrayLike, col: ArrayLike, layout: str, spatial: NDArray[np.float64] | None = None) -> Sites:

@@ -315,6 +315,8 @@ def _check_not_taken(adata: AnnData, key: str) -> None:
     if isinstance(earlier, Mapping) and "n_neighbors" in earlier.get("params", {}):
         return  # niches built before may be replaced
     keys = (_keys.niche_connectivities(key), _keys.niche_bbox(key))
+    if earlier is None and key in adata.layers and keys[1] in adata.obsm and adata.obsm[keys[1]].shape[1:] == (4,):
+        return  # what `anndata.concat` leaves of niches: everything but `uns`
     taken = [f"obsp[{keys[0]!r}]"] if keys[0] in adata.obsp else []
     taken += [f"layers[{key!r}]"] if key in adata.layers else []
     taken += [f"obsm[{keys[1]!r}]"] if keys[1] in adata.obsm else []
