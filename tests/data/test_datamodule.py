@@ -17,7 +17,7 @@ def corpus(n_slides=2, **options):
 
 
 def batches(loader, epoch=0):
-    loader.sampler.set_epoch(epoch)
+    loader.batch_sampler.sampler.set_epoch(epoch)
     return list(loader)
 
 

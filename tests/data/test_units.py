@@ -150,7 +150,7 @@ def test_batches_depend_on_seed_and_epoch_alone(unit):
         options = {"batch_size": 3, "windows_per_epoch": 5, "num_workers": num_workers, "seed": seed}
         loader = WindowDataModule(Corpus(slides, list("abcdef")), SPEC, unit=unit_of(unit), **options)
         loader = loader.train_dataloader()
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)
         return list(loader)
 
     def equal(first, second):

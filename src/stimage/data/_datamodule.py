@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from stimage.data._corpus import Corpus
+from stimage.data._epoch_sampler import EpochSampler, JointBatchSampler
 from stimage.data._slide import Slide
 from stimage.data._splits import split_by_block, split_by_slide
 from stimage.data._units import SampleUnit, SpotSample, SpotSampler
@@ -63,6 +65,16 @@ class WindowDataset(Dataset):
         top, left = self.origins[choice][rng.integers(len(self.origins[choice]))]
         return cut_window(self.slides[choice], int(top), int(left), self.spec, rng)
 
+    def __getitems__(self, indices: list[int]) -> list[Window]:
+        """Windows of a batch, the same as one by one, cut on as many threads as torch uses: one in a worker process."""
+        n_threads = min(torch.get_num_threads(), len(indices))
+        if n_threads < 2:
+            return [self[index] for index in indices]
+        # The kernels run side by side, also on different slides. The threads end with the batch: nothing of them is left
+        # in processes that are forked later.
+        with ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(self.__getitem__, indices))
+
 
 class SpotDataset(Dataset):
     """Random spots of a set of slides, for the units without windows; item ``i`` is the same in every process.
@@ -108,24 +120,6 @@ class SpotDataset(Dataset):
         return self.samplers[rng.choice(len(self.samplers), p=self.weights)].draw(self.spec, rng)
 
 
-class EpochSampler(Sampler[int]):
-    """Window numbers of an epoch: every epoch gets new ones. Lightning calls ``set_epoch``."""
-
-    def __init__(self, n_windows: int) -> None:
-        self.n_windows = n_windows
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move on to another epoch's windows."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n_windows
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.n_windows, (self.epoch + 1) * self.n_windows))
-
-
 def collate_windows(windows: list[Window]) -> Batch:
     """Stack windows into a batch of tensors.
 
@@ -165,9 +159,9 @@ class WindowDataModule(lightning.LightningDataModule):
     spec
         How windows are cut.
     batch_size
-        Windows in a batch.
+        Windows in a batch, of all processes together.
     windows_per_epoch
-        Windows in an epoch.
+        Windows in an epoch, of all processes together.
     validation_size
         Share of the slides, or with fewer than five slides of each slide's sites, held out; 0 for none.
     num_workers
@@ -216,27 +210,40 @@ class WindowDataModule(lightning.LightningDataModule):
             self.training_slides, self.validation_slides = map(list, zip(*pairs, strict=True))
 
     def train_dataloader(self) -> DataLoader:
-        """Random windows, new ones in every epoch."""
-        return self._loader(self._dataset(self.training_slides, self.seed), self.windows_per_epoch)
+        """Random windows, new ones in every epoch; with several processes this one's part of every batch."""
+        sampler = EpochSampler(self.windows_per_epoch)
+        if self.trainer is not None:
+            # A training that is resumed asks workers for windows before it says which epoch it is in.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return self._loader(self._dataset(self.training_slides, self.seed), sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         """A fixed set of windows of the held-out part, a quarter as many as in a training epoch."""
         if not self.validation_slides:
             return []
-        n_windows = max(self.windows_per_epoch // 4, self.batch_size)
-        return self._loader(self._dataset(self.validation_slides, self.seed + 1), n_windows, fixed=True)
+        sampler = EpochSampler(max(self.windows_per_epoch // 4, self.batch_size), fixed=True)
+        return self._loader(self._dataset(self.validation_slides, self.seed + 1), sampler)
 
     def _dataset(self, slides: list[Slide], seed: int) -> WindowDataset | SpotDataset:
         if self.unit.name == "patch":
             return WindowDataset(slides, self.spec, seed=seed)
         return SpotDataset(slides, self.spec, self.unit, seed=seed)
 
-    def _loader(self, dataset: Dataset, n_windows: int, *, fixed: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: EpochSampler) -> DataLoader:
+        trainer, has_workers = self.trainer, self.num_workers > 0
+        part = {} if trainer is None else {"rank": trainer.global_rank, "n_processes": trainer.world_size}
+        # Workers that are forked share the slides' memory with this process; others would each get a copy.
+        can_fork = has_workers and sys.platform == "linux"
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=range(n_windows) if fixed else EpochSampler(n_windows),
+            batch_sampler=JointBatchSampler(sampler, self.batch_size, **part),
             collate_fn=collate_windows,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=has_workers,
+            multiprocessing_context="fork" if can_fork else None,
+            # Copies to a GPU from pinned memory go on while it computes.
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            # The seeds of workers are not drawn from the random numbers that dropout takes: with persistent workers they
+            # are drawn once, without workers in every epoch.
+            generator=torch.Generator().manual_seed(0),
         )

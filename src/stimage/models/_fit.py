@@ -8,10 +8,21 @@ from typing import Any
 
 import lightning
 import pandas as pd
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from stimage.train import FiniteLoss, LossHistory, TrainingCheckpoints
+
+EARLY_STOPPING = {"min_delta": 0.0, "patience": 45, "warmup_epochs": 0, "mode": "min"}
+"""Defaults of scvi-tools' trainer."""
 
 
 def fit(
-    plan: lightning.LightningModule, data: lightning.LightningDataModule, **options: Any
+    plan: lightning.LightningModule,
+    data: lightning.LightningDataModule,
+    *,
+    checkpoints: TrainingCheckpoints | None = None,
+    early_stopping: bool = False,
+    **options: Any,
 ) -> tuple[dict[str, pd.DataFrame], int]:
     """Train with scvi-tools' trainer and return a data frame for each loss that it logged, and the number of tokens seen.
 
@@ -21,17 +32,74 @@ def fit(
         What to train.
     data
         What to train on.
+    checkpoints
+        Where checkpoints are written, and what training goes on from when there are some.
+    early_stopping
+        Stop when ``validation_loss`` no longer falls.
     options
         Arguments of :class:`scvi.train.Trainer`.
     """
+    history = LossHistory()
+    callbacks = [
+        *options.pop("callbacks", []),
+        *_early_stopping(early_stopping, options),
+        FiniteLoss(None if checkpoints is None else checkpoints.directory),
+        history,
+        *([] if checkpoints is None else [checkpoints]),
+    ]
+    with _without_noise():
+        trainer = make_trainer(callbacks=callbacks, **options)
+        if checkpoints is None:
+            trainer.fit(plan, data)
+        else:
+            checkpoints.fit(trainer, plan, data)
+    losses = {
+        name: pd.DataFrame({name: list(values.values())}, index=pd.Index(list(values), name="epoch"))
+        for name, values in history.losses.items()
+    }
+    return losses, history.n_tokens
+
+
+def make_trainer(*, devices: int | str | list[int], **options: Any) -> lightning.Trainer:
+    """scvi-tools' trainer; by itself it takes one device, or those that torchrun or srun started processes for.
+
+    Raises
+    ------
+    ValueError
+        If it would start processes that the losses do not come back from.
+    """
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from scvi.train import Trainer
 
-    with _without_noise():
-        trainer = Trainer(**options)
-        trainer.fit(plan, data)
-    logged = trainer.logger.history
-    losses = {name: logged[name].astype(float) for name in logged if name.endswith("_loss")}
-    return losses, round(float(logged["train_tokens"].to_numpy(dtype=float).sum()))
+    if devices == "auto" and not _was_launched():
+        devices = 1
+    # Lightning's own way to share windows among processes repeats some, and scvi-tools' default logger writes to the disk.
+    options = {"use_distributed_sampler": False, "logger": False, **options}
+    if SLURMEnvironment.detect():
+        # Lightning's own way to requeue a job goes on from the middle of an epoch, and unpickles what it finds.
+        options.setdefault("plugins", [SLURMEnvironment(auto_requeue=False)])
+    trainer = Trainer(devices=devices, **options)
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            f"{trainer.world_size} devices cannot be used from a notebook or with `strategy={options.get('strategy')!r}`: run "
+            "a script with `strategy='ddp'`, or pass `devices=1`."
+        )
+    return trainer
+
+
+def _was_launched() -> bool:
+    """Whether torchrun or srun started several processes of this script."""
+    return any(kind.detect() and kind().world_size() > 1 for kind in (TorchElasticEnvironment, SLURMEnvironment))
+
+
+def _early_stopping(wanted: bool, options: dict[str, Any]) -> list[lightning.Callback]:
+    """The callback, with the arguments of the trainer that are meant for it, which are taken out."""
+    from scvi.train import LoudEarlyStopping
+
+    chosen = {name: options.pop(f"early_stopping_{name}", default) for name, default in EARLY_STOPPING.items()}
+    monitor = options.pop("early_stopping_monitor", "validation_loss")
+    # At the end of validation: a checkpoint, written at the end of the epoch, must know of it.
+    return [LoudEarlyStopping(monitor=monitor, check_on_train_epoch_end=False, **chosen)] if wanted else []
 
 
 @contextmanager
@@ -50,6 +118,8 @@ def _without_noise() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
             # Windows are cut in milliseconds: more workers would not help where a GPU is not waiting for them.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # It is not: scvi-tools does so, here every process sees the same validation loss.
+            warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
             yield
     finally:
         for handler in handlers:

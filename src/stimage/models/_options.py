@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from stimage import _validate
@@ -10,8 +11,26 @@ from stimage.data import Slide
 from stimage.data._gene_selection import GENE_SELECTIONS
 from stimage.data._masking import MASKINGS
 from stimage.data._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
-from stimage.models._inference import EMBEDDING_MODES, EmbeddingMode
 from stimage.models._presets import PRESETS
+from stimage.models._views import EMBEDDING_MODES, EmbeddingMode
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Lightning's names for what a model can be trained in."""
+DECISIVE = (
+    "max_epochs",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "early_stopping",
+    "early_stopping_monitor",
+    "early_stopping_min_delta",
+    "early_stopping_patience",
+    "early_stopping_warmup_epochs",
+    "early_stopping_mode",
+)
+"""Arguments of the trainer that decide what is learned."""
 
 
 def check_model_options(
@@ -94,12 +113,22 @@ def check_training_options(
     learning_rate: Any,
     validation_size: Any,
     early_stopping: Any,
+    precision: Any,
+    accumulate_grad_batches: Any,
     num_workers: Any,
+    checkpoint_dir: Any,
+    checkpoint_every_n_epochs: Any,
 ) -> None:
     """Raise ``ValueError`` or ``TypeError`` for options that a model cannot be trained with."""
     _validate.check_positive("max_epochs", max_epochs)
     _validate.check_positive("batch_size", batch_size)
+    _validate.check_positive("accumulate_grad_batches", accumulate_grad_batches)
     _validate.check_positive("num_workers", num_workers, smallest=0)
+    _validate.check_positive("checkpoint_every_n_epochs", checkpoint_every_n_epochs)
+    if checkpoint_dir is not None:
+        _validate.check_path("checkpoint_dir", checkpoint_dir)
+        if Path(checkpoint_dir).exists() and not Path(checkpoint_dir).is_dir():
+            raise ValueError(f"`checkpoint_dir`={str(checkpoint_dir)!r} is a file: pass a folder.")
     if windows_per_epoch is not None:
         _validate.check_positive("windows_per_epoch", windows_per_epoch)
     if learning_rate is not None:
@@ -108,3 +137,19 @@ def check_training_options(
         _validate.check_range("validation_size", validation_size, 0, 1)
     elif early_stopping and validation_size == 0:
         raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
+    _validate.check_choice("precision", precision, PRECISIONS)
+
+
+def decisive_options(
+    trainer_options: dict[str, Any], *, batch_size: int, windows_per_epoch: int, validation_size: float
+) -> dict[str, Any]:
+    """Options that decide what a training learns, beside its model; JSON-compatible.
+
+    Which devices it runs on is not among them: a training may go on elsewhere.
+    """
+    decisive = {name: trainer_options[name] for name in DECISIVE if name in trainer_options}
+    return decisive | {
+        "batch_size": batch_size,
+        "windows_per_epoch": windows_per_epoch,
+        "validation_size": float(validation_size),
+    }

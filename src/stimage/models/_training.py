@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from os import PathLike
 from typing import Any
 
 import torch
 
 from stimage.data import WindowDataModule
 from stimage.models._fit import fit
-from stimage.models._options import check_training_options
+from stimage.models._options import check_training_options, decisive_options
 from stimage.models._readout import Readout
-from stimage.train import MaskedTrainingPlan
+from stimage.train import MaskedTrainingPlan, TrainingCheckpoints, from_first_process
 
 
 class TrainMixin:
@@ -27,7 +28,11 @@ class TrainMixin:
         early_stopping: bool = False,
         accelerator: str = "auto",
         devices: int | str | list[int] = "auto",
+        precision: str = "32-true",
+        accumulate_grad_batches: int = 1,
         num_workers: int = 0,
+        checkpoint_dir: str | PathLike[str] | None = None,
+        checkpoint_every_n_epochs: int = 1,
         **trainer_kwargs: Any,
     ) -> None:
         """Train on random windows with scvi-tools' trainer.
@@ -37,7 +42,7 @@ class TrainMixin:
         max_epochs
             Number of epochs.
         batch_size
-            Windows in a batch.
+            Windows in a batch, of all devices together.
         windows_per_epoch
             Windows in an epoch. By default so many that each site is in about eight of them, at least two batches.
         learning_rate
@@ -49,11 +54,20 @@ class TrainMixin:
         early_stopping
             Stop when the validation loss no longer falls.
         accelerator, devices
-            Where to train, as in Lightning.
+            Where to train, as in Lightning; ``"auto"`` is one device, and with torchrun or srun those that they started.
+        precision
+            ``"32-true"``, or ``"bf16-mixed"``: matrix products with 16 bits, for GPUs that are fast at it.
+        accumulate_grad_batches
+            Batches in a step of the optimiser, whose gradient is that of one batch of their joint size.
         num_workers
-            Processes that prepare windows. Results do not depend on it.
+            Processes that prepare windows ahead. Results do not depend on it.
+        checkpoint_dir
+            Folder for checkpoints. If it has some of this very training, training goes on from the last: run again after an
+            interruption, the same call ends as if it had never stopped. See the guide to clusters.
+        checkpoint_every_n_epochs
+            Epochs between checkpoints; the last epoch always has one.
         trainer_kwargs
-            Passed on to :class:`scvi.train.Trainer`.
+            Passed on to :class:`scvi.train.Trainer`, e.g. ``strategy="ddp"`` and ``num_nodes``.
 
         Returns
         -------
@@ -64,7 +78,12 @@ class TrainMixin:
         Raises
         ------
         ValueError
-            If early stopping is asked for without validation, or the slides are too small to hold out a block.
+            If early stopping is asked for without validation, the slides are too small to hold out a block, a batch has fewer
+            windows than there are devices, or ``checkpoint_dir`` holds another training.
+        FloatingPointError
+            If the loss is no longer finite. The error names the step, its windows and the file that they were written to.
+        OSError
+            If a checkpoint cannot be written; those before it are whole.
         """
         check_training_options(
             max_epochs=max_epochs,
@@ -73,7 +92,11 @@ class TrainMixin:
             learning_rate=learning_rate,
             validation_size=validation_size,
             early_stopping=early_stopping,
+            precision=precision,
+            accumulate_grad_batches=accumulate_grad_batches,
             num_workers=num_workers,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_every_n_epochs=checkpoint_every_n_epochs,
         )
         if validation_size is None:
             validation_size = 0.1 if early_stopping else 0.0
@@ -94,27 +117,55 @@ class TrainMixin:
         if learning_rate is not None:
             self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
         n_batches = math.ceil(windows_per_epoch / batch_size)
-        plan = MaskedTrainingPlan(self.module, self.optimizer, n_steps=max_epochs * n_batches)
+        n_steps = max_epochs * math.ceil(n_batches / accumulate_grad_batches)
+        plan = MaskedTrainingPlan(self.module, self.optimizer, n_steps=n_steps, seed=self.seed)
         options = {
             "max_epochs": max_epochs,
             "accelerator": accelerator,
             "devices": devices,
+            "precision": precision,
+            "accumulate_grad_batches": accumulate_grad_batches,
             "gradient_clip_val": self.optimizer.gradient_clip,
             "early_stopping": early_stopping,
-            "early_stopping_monitor": "validation_loss",
             "check_val_every_n_epoch": 1 if validation_size else None,
             "log_every_n_steps": min(n_batches, 10),
+            **trainer_kwargs,
         }
+        checkpoints = None
+        if checkpoint_dir is not None:
+            decisive = self._start() | decisive_options(
+                options, batch_size=batch_size, windows_per_epoch=windows_per_epoch, validation_size=validation_size
+            )
+            checkpoints = TrainingCheckpoints(checkpoint_dir, decisive, every_n_epochs=checkpoint_every_n_epochs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module.train()
-            self.history, n_tokens = fit(plan, data, **{**options, **trainer_kwargs})
+            self.history, n_tokens = fit(plan, data, checkpoints=checkpoints, **options)
         self.n_tokens_seen += n_tokens
         self.module.eval()
         self.is_trained = True
         self.readout = None
         if self.unit.name == "patch" and self.spec.masking != "site_gene":
-            self.fit_readout()
+            # Once, and not in every process: they may differ in the last digits.
+            self.readout = from_first_process(self._fitted_readout)
+
+    def _start(self) -> dict[str, Any]:
+        """What a training starts from, for its checkpoints; JSON-compatible."""
+        slides = self.manifest["slides"]
+        return {
+            "model": type(self).__name__,
+            "seed": self.seed,
+            "spec": asdict(self.spec),
+            "unit": asdict(self.unit),
+            "autoencoder": asdict(self.autoencoder),
+            "optimizer": asdict(self.optimizer),
+            "target_sum": self.target_sum,
+            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
+            "adapted_from": self.manifest.get("adapted_from", ""),
+            "n_tokens_seen": self.n_tokens_seen,
+            "n_slides": len(slides),
+            "slides": dict(zip(slides["name"], slides["counts_sha256"], strict=True)),
+        }
 
     def fit_readout(self) -> None:
         """Fit scales and codes of the combined embedding on the training slides; :meth:`train` does so at its end.
@@ -129,7 +180,10 @@ class TrainMixin:
                 "The combined embedding of an untrained model is fitted on the slides that it was built with, and this one "
                 "was loaded without any: pass `data` to `STImage.load`, or another `mode`."
             )
-        self.readout = Readout.fit(
+        self.readout = self._fitted_readout()
+
+    def _fitted_readout(self) -> Readout:
+        return Readout.fit(
             self.module,
             list(self.corpus),
             tile_size=2 * self.spec.window,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate
@@ -46,7 +47,11 @@ def pretrain(
     early_stopping: bool = False,
     accelerator: str = "auto",
     devices: int | str | list[int] = "auto",
+    precision: str = "32-true",
+    accumulate_grad_batches: int = 1,
     num_workers: int = 0,
+    checkpoint_dir: str | PathLike[str] | None = None,
+    checkpoint_every_n_epochs: int = 1,
     seed: int = 0,
     **trainer_kwargs: Any,
 ) -> STImage:
@@ -95,7 +100,7 @@ def pretrain(
     max_epochs
         Number of epochs.
     batch_size
-        Windows in a batch.
+        Windows in a batch, of all devices together.
     windows_per_epoch
         Windows in an epoch; by default each site is in about eight of them.
     learning_rate
@@ -105,13 +110,22 @@ def pretrain(
     early_stopping
         Stop when the validation loss no longer falls.
     accelerator, devices
-        Where to train, as in Lightning.
+        Where to train, as in Lightning; ``"auto"`` is one device, and with torchrun or srun those that they started.
+    precision
+        ``"32-true"``, or ``"bf16-mixed"``: matrix products with 16 bits, for GPUs that are fast at it.
+    accumulate_grad_batches
+        Batches in a step of the optimiser, whose gradient is that of one batch of their joint size.
     num_workers
-        Processes that prepare windows. Results do not depend on it.
+        Processes that prepare windows ahead. Results do not depend on it.
+    checkpoint_dir
+        Folder for checkpoints. If it has some of this very training, training goes on from the last: run again after an
+        interruption, the same call ends as if it had never stopped. Checkpoints of another training are refused.
+    checkpoint_every_n_epochs
+        Epochs between checkpoints; the last epoch always has one.
     seed
         Seed of everything random.
     trainer_kwargs
-        Passed on to :class:`scvi.train.Trainer`.
+        Passed on to :class:`scvi.train.Trainer`, e.g. ``strategy="ddp"`` and ``num_nodes``.
 
     Returns
     -------
@@ -123,8 +137,12 @@ def pretrain(
     KeyError
         If a grid, layer or key is missing.
     ValueError
-        If counts are not raw, no window fits any slide, or slides have no gene in common. The AnnData stay as they were
-        when training fails.
+        If counts are not raw, no window fits any slide, slides have no gene in common, or ``checkpoint_dir`` holds another
+        training. The AnnData stay as they were when training fails.
+    FloatingPointError
+        If the loss is no longer finite. The error names the step, its windows and the file that they were written to.
+    OSError
+        If a checkpoint cannot be written; those before it are whole.
 
     Examples
     --------
@@ -155,7 +173,11 @@ def pretrain(
         "learning_rate": learning_rate,
         "validation_size": validation_size,
         "early_stopping": early_stopping,
+        "precision": precision,
+        "accumulate_grad_batches": accumulate_grad_batches,
         "num_workers": num_workers,
+        "checkpoint_dir": checkpoint_dir,
+        "checkpoint_every_n_epochs": checkpoint_every_n_epochs,
     }
     unit_options = {
         "unit": unit,

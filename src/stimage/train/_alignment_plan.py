@@ -70,6 +70,20 @@ class AlignmentPlan(lightning.LightningModule):
         self.module = module
         self.optimizer = optimizer
 
+    def setup(self, stage: str) -> None:
+        """Refuse several devices.
+
+        Raises
+        ------
+        ValueError
+            If there are several: each would tell a spot apart from its own part of the batch only.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"An aligner is trained on one device, found {self.trainer.world_size}: its loss compares all spots of a batch "
+                "with each other. Pass `devices=1`."
+            )
+
     def training_step(self, batch: AlignmentBatch | dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
         """Loss of a batch of spots and niches, an :class:`stimage.modules.AlignmentBatch` or its parts by name."""
         batch = _as_batch(batch)

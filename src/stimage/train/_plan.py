@@ -4,9 +4,12 @@ import math
 from dataclasses import dataclass
 
 import lightning
+import numpy as np
 import torch
+from torchmetrics import MeanMetric
 
 from stimage.modules import MaskedAutoencoder, SpotAutoencoder
+from stimage.train._processes import n_processes, sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,21 @@ class OptimizerConfig:
 class MaskedTrainingPlan(lightning.LightningModule):
     """Trains a :class:`stimage.modules.MaskedAutoencoder` on windows, or the autoencoder of another sample unit.
 
+    The loss of a batch is a mean over its hidden values. A batch may be in parts: one for each process of a training on
+    many devices, and ``accumulate_grad_batches`` one after the other. Sums and counts are added up over the parts, so that
+    the gradient is that of the whole batch however it was divided.
+
     Parameters
     ----------
     module
-        The autoencoder, with a method ``loss``.
+        The autoencoder, with a method ``loss_terms``.
     optimizer
         How it is optimised.
     n_steps
         Steps of the whole training, for the schedule.
+    seed
+        Seed of dropout. PyTorch's random numbers are set at the start of each epoch, from it, the epoch and the process:
+        a training that is resumed goes on as if it had not stopped.
 
     Examples
     --------
@@ -60,25 +70,55 @@ class MaskedTrainingPlan(lightning.LightningModule):
     """
 
     def __init__(
-        self, module: MaskedAutoencoder | SpotAutoencoder, optimizer: OptimizerConfig, *, n_steps: int
+        self, module: MaskedAutoencoder | SpotAutoencoder, optimizer: OptimizerConfig, *, n_steps: int, seed: int = 0
     ) -> None:
         super().__init__()
         self.n_steps = n_steps
+        self.seed = seed
         self.module = module
         self.optimizer = optimizer
+        self._counts: list[torch.Tensor] = []
+        # Lightning's own means round the number of windows where the parts of a batch differ in size.
+        self.train_loss, self.validation_loss = MeanMetric(), MeanMetric()
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
-        """Loss of a batch of windows."""
-        loss = self.module.loss(batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["genes"]))
+    def on_train_epoch_start(self) -> None:
+        """Set the random numbers of the epoch."""
+        key = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(key.generate_state(1)[0]))
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> dict[str, torch.Tensor]:
+        """Loss of this process's part of a batch of windows, and that of the whole batch."""
+        total, count, joint_loss = self._loss(batch)
+        self.train_loss.update(joint_loss, weight=len(batch["genes"]))
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         tokens = batch["observed"].sum().float()
         self.log("train_tokens", tokens, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
-        return loss
+        # All parts that are accumulated are divided by the count of the first, until the counts of all are known.
+        self._counts.append(count)
+        # Processes average their gradients, which belong to parts of a sum.
+        return {"loss": total * n_processes() / self._counts[0], "joint_loss": joint_loss}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide a gradient that was accumulated by the count of all its parts."""
+        counts, self._counts = self._counts, []
+        if self.trainer.accumulate_grad_batches > 1:
+            # Lightning has divided by the number of parts that a step usually has.
+            factor = self.trainer.accumulate_grad_batches * counts[0] / torch.stack(counts).sum()
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> None:
         """Loss of a batch of held-out windows."""
-        loss = self.module.loss(batch)
-        self.log("validation_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch["genes"]))
+        self.validation_loss.update(self._loss(batch)[2], weight=len(batch["genes"]))
+        self.log("validation_loss", self.validation_loss, on_epoch=True, prog_bar=True)
+
+    def _loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sum of the errors of this process's windows, count of all processes' hidden values, and loss of the batch."""
+        total, count = self.module.loss_terms(batch)
+        joint_total, joint_count = sum_over_processes(torch.stack([total, count.to(total.dtype)]))
+        joint_count = joint_count.clamp(min=1)
+        return total, joint_count.to(total.dtype), (joint_total / joint_count).to(total.dtype)
 
     def configure_optimizers(self) -> dict:
         """AdamW and its schedule, stepped after every batch."""
@@ -88,7 +128,7 @@ class MaskedTrainingPlan(lightning.LightningModule):
             (decayed if is_matrix else plain).append(parameter)
         config = self.optimizer
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=self._can_fuse())
         n_warmup = max(round(config.warmup * self.n_steps), 1)
 
         def factor(step: int) -> float:
@@ -98,3 +138,8 @@ class MaskedTrainingPlan(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _can_fuse(self) -> bool | None:
+        """On a GPU one kernel updates all weights, but not with 16-bit floats, whose gradients it would scale itself."""
+        on_gpu = all(parameter.device.type == "cuda" for parameter in self.module.parameters())
+        return True if on_gpu and not (self._trainer and self.trainer.precision == "16-mixed") else None
