@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _speed_tables import TABLES as SPEED_TABLES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = ("README.md", "docs/results.md", "docs/what_we_tried.md")
+PAGES = ("README.md", "docs/results.md", "docs/what_we_tried.md", "docs/user_guide/corpus.md")
 BASELINES = (
     "coordinates only",
     "raw expression",
@@ -352,6 +353,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "image encoders": image_encoders,
     "explored linear": lambda: explored("linear"),
     "explored model": lambda: explored("model"),
+    **SPEED_TABLES,
 }
 
 

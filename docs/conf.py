@@ -14,9 +14,9 @@ from sphinx.pycode import ModuleAnalyzer
 
 import stimage
 from stimage.models._codebook import N_DIMENSIONS
-from stimage.models._inference import VIEWS
 from stimage.models._presets import PRESETS
-from stimage.models._readout import WEIGHTS
+from stimage.models._readout import MOST_SITES, WEIGHTS
+from stimage.models._views import VIEWS
 from stimage.modules import IMAGE_ENCODERS
 
 project = "stimage"
@@ -53,7 +53,7 @@ napoleon_google_docstring = False
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(anndata|collections|lightning|matplotlib|np|numpy|os|pandas|pathlib|scipy|scvi|spatialdata|torch|typing)\..*",
+        r"(anndata|collections|lightning|matplotlib|np|numpy|os|pandas|pathlib|scipy|scvi|spatialdata|torch|typing|zarr)\..*",
     ),
     ("py:.*", r"stimage\.models\._alignment_setup\..*"),
     ("py:.*", r"[^.]*"),
@@ -108,6 +108,7 @@ myst_substitutions = {
     "encoders": encoder_table(),
     "presets": preset_table(),
     "weights": weights(),
+    "most_sites": f"{MOST_SITES:,}",
     "dimensions": len(VIEWS) * PRESETS["default"].autoencoder.dim + N_DIMENSIONS,
 }
 

@@ -53,8 +53,8 @@ def test_signatures(name):
         positional = [key for key, parameter in parameters.items() if parameter.kind in POSITIONAL]
         if len(positional) > 3:
             wrong.append(f"{function} takes {len(positional)} positional parameters: {positional}")
-        if name in {"pp", "tl"} and not (positional and positional[0].startswith(("adata", "sdata"))):
-            wrong.append(f"{function} does not take adata or sdata first")
+        if name in {"pp", "tl"} and not (positional and positional[0].startswith(("adata", "sdata", "sources"))):
+            wrong.append(f"{function} does not take adata, sdata or sources first")
         for key in ("copy", "key_added", "seed"):
             if key in parameters and parameters[key].kind is not inspect.Parameter.KEYWORD_ONLY:
                 wrong.append(f"{function}: {key} is not keyword-only")

@@ -9,6 +9,8 @@ NICHE = "niche"
 REPRESENTATION = "X_stimage"
 DOMAIN = "stimage_domain"
 REGION = "stimage_region"
+ANNOTATION = "stimage_annotation"
+HOLES = "stimage_holes"
 PREDICTED = "stimage_predicted"
 STIMAGE = "stimage"
 """``uns`` entry with provenance: model id, version, parameters, vocabulary hash, seed, gene overlap."""
@@ -36,6 +38,21 @@ def grid_position(key: str = GRID) -> str:
 def region_masked(key: str = REGION) -> str:
     """Key in ``obs`` that says which observations were hidden."""
     return f"{key}_masked"
+
+
+def region_lower(key: str = REGION) -> str:
+    """Layer with lower bounds of reconstructed expression."""
+    return f"{key}_lower"
+
+
+def region_upper(key: str = REGION) -> str:
+    """Layer with upper bounds of reconstructed expression."""
+    return f"{key}_upper"
+
+
+def annotation_probability(key: str = ANNOTATION) -> str:
+    """Key in ``obsm`` of the probability of each category."""
+    return f"{key}_probability"
 
 
 def niche_connectivities(key: str = NICHE) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from stimage import _keys
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -218,9 +219,10 @@ def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
     return grid["slides"]
 
 
-def genes_are_ensembl(genes: pd.Index) -> bool:
+def genes_are_ensembl(genes: Iterable[str]) -> bool:
     """Whether most gene names are Ensembl ids."""
-    return bool(pd.Index(genes).astype(str).str.match(r"ENS[A-Z]*G\d+").mean() > 0.5)
+    ensembl = [re.match(r"ENS[A-Z]*G\d+", str(gene)) is not None for gene in genes]
+    return bool(np.mean(ensembl) > 0.5)
 
 
 def check_positive(parameter: str, value: object, *, smallest: int = 1) -> None:

@@ -4,7 +4,8 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
-from stimage.models._codebook import N_CODES, N_COMPONENTS, N_STARTS, Codebook, Mixture
+from stimage.models._codebook import N_CODES, N_COMPONENTS, N_STARTS, Codebook
+from stimage.models._mixture import Mixture
 
 
 def clustered_views(n_sites=300, dim=20, seed=0):
@@ -24,6 +25,25 @@ def test_posterior_is_that_of_the_mixture():
     densities = [multivariate_normal(mean, mixture.covariances_).pdf(points) for mean in mixture.means_]
     joint = mixture.weights_ * np.transpose(densities)
     np.testing.assert_allclose(found, joint / joint.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_codes", [1, 3, 8])
+@pytest.mark.parametrize("max_iter", [1, 60])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_mixtures_are_those_of_scikit_learn(n_codes, max_iter):
+    points = PCA(6).fit_transform(clustered_views(400, seed=n_codes)[0]).astype(np.float64)
+    options = {"covariance_type": "tied", "max_iter": max_iter, "random_state": 5}
+    expected = GaussianMixture(n_codes, **options).fit(points)
+    found = Mixture.fit(points, n_codes, max_iter=max_iter, seed=5)
+    np.testing.assert_allclose(found.whitening, expected.precisions_cholesky_, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(found.means, expected.means_ @ expected.precisions_cholesky_, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(np.exp(found.log_weights), expected.weights_, rtol=1e-8)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mixture_of_points_that_are_alike():
+    found = Mixture.fit(np.ones((40, 3)), 4, max_iter=60, seed=0)
+    np.testing.assert_allclose(found.posterior(np.ones((2, 3))).sum(axis=1), 1)
 
 
 def test_codes_are_components_of_the_posteriors_of_all_mixtures():

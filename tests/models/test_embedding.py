@@ -8,8 +8,10 @@ from scipy import sparse
 
 from stimage import pp
 from stimage.data import Corpus, window_positions
-from stimage.models._inference import VIEWS, project, tiles_of
+from stimage.models._inference import project
 from stimage.models._readout import WEIGHTS
+from stimage.models._tiles import tiles_of
+from stimage.models._views import VIEWS
 
 MODES = ["visible", "context", "surroundings", "combined"]
 

@@ -9,8 +9,8 @@ from helpers import assert_unchanged
 from stimage import datasets, pp
 from stimage.data import Corpus
 from stimage.models import STImage, _readout
-from stimage.models._inference import VIEWS, site_views
 from stimage.models._readout import WEIGHTS, Readout
+from stimage.models._views import VIEWS, views_of
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "windows_per_epoch": 16}
 OPTIONS = {"tile_size": 16, "n_repeats": 3, "batch_size": 32, "seed": 0}
@@ -35,7 +35,7 @@ def same_tensors(first, second):
 
 def test_views_have_unit_spread_times_weights(trained):
     (slide,) = trained.corpus
-    views = site_views(trained.module, slide, VIEWS, n_genes=None, **OPTIONS)
+    views = views_of(trained.module, slide, VIEWS, np.arange(slide.n_sites), n_genes=None, **OPTIONS)
     for name, scale in trained.readout.scales.items():
         assert scale == pytest.approx(spread(views[name]), rel=1e-5)
     combined = trained.readout(views)
@@ -107,7 +107,7 @@ def test_sites_without_counts_are_left_out(trained):
     (slide,) = trained.corpus
     empty = np.arange(slide.n_sites) % 5 == 0
     slide = slide.hide(empty)
-    views = site_views(trained.module, slide, VIEWS, n_genes=None, **OPTIONS)
+    views = views_of(trained.module, slide, VIEWS, np.arange(slide.n_sites), n_genes=None, **OPTIONS)
     scales = Readout.fit(trained.module, [slide], **OPTIONS).scales
     for name, scale in scales.items():
         assert scale == pytest.approx(spread(views[name][~empty]), rel=1e-5)

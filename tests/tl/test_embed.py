@@ -5,6 +5,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from helpers import assert_unchanged
 from PIL import Image
 from scipy import sparse
@@ -210,6 +211,31 @@ def test_adaptation(slide, parts, model):
     assert entry["model_id"] != model.model_id
     for name, tensor in model.module.state_dict().items():
         np.testing.assert_array_equal(before[name], tensor)
+
+
+@pytest.mark.parametrize("adapt_epochs", [0, 1])
+def test_output_to_a_file(slide, model, tmp_path, adapt_epochs):
+    options = {"mode": "visible", "adapt_epochs": adapt_epochs}
+    with assert_unchanged(slide):
+        assert tl.embed(slide, model, output=tmp_path / "embedding", **options) is None
+    array = zarr.open_array(str(tmp_path / "embedding"), mode="r")
+    tl.embed(slide, model, **options)
+    np.testing.assert_array_equal(array[:], slide.obsm["X_stimage"])
+    assert dict(array.attrs) == slide.uns["stimage"]["X_stimage"]
+
+
+def test_output_is_not_what_is_written_to_adata(slide, stained, model, aligner, tmp_path):
+    with assert_unchanged(slide, stained):
+        for options in ({"copy": True}, {"key_added": "X_other"}):
+            with pytest.raises(ValueError, match="is for what is written to `adata`.*leave it out"):
+                tl.embed(slide, model, output=tmp_path / "embedding", **options)
+        with pytest.raises(ValueError, match="`output`=.* is for windows.*leave it out"):
+            tl.embed(stained, aligner, output=tmp_path / "embedding")
+        with pytest.raises(FileExistsError, match="`output`"):
+            tl.embed(slide, model, output=tmp_path, adapt_epochs=10**6)
+        with pytest.raises(TypeError, match="`output` must be a path"):
+            tl.embed(slide, model, output=7)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("modality", ["image", "gene", "fused"])

@@ -265,3 +265,35 @@ def test_genes_named_by_ensembl_id(slide, pretrain):
     expected = slide.uns["stimage_region"]["errors"]
     expected.index = renamed.var_names[slide.var_names.get_indexer(expected.index)]
     assert renamed.uns["stimage_region"]["errors"].equals(expected)
+
+
+def test_bounds(slide, model, region):
+    plain = tl.reconstruct_region(slide, model, region=region, copy=True)
+    tl.reconstruct_region(slide, model, region=region, interval=0.8)
+    layers = [slide.layers[f"stimage_region{end}"].toarray() for end in ("", "_lower", "_upper")]
+    np.testing.assert_array_equal(layers[0], plain.layers["stimage_region"].toarray())
+    for bound in layers[1:]:
+        np.testing.assert_array_equal(bound[~region], layers[0][~region])
+    known = slide.var_names.isin(model.genes)
+    lower, upper = (bound[np.ix_(region, known)] for bound in layers[1:])
+    assert (lower <= upper).all()
+    assert (lower >= 0).all()
+    assert np.isnan(layers[1][np.ix_(region, ~known)]).all()
+    truth = normalised(slide)[np.ix_(region, known)]
+    inside = (truth >= lower - 1e-5) & (truth <= upper + 1e-5)
+    assert 0.6 < inside.mean() < 1.0
+    written = slide.uns["stimage_region"]
+    coverage = pd.Series(inside.mean(axis=0), index=slide.var_names[known])
+    np.testing.assert_allclose(written["errors"]["coverage"], coverage[written["errors"].index], atol=1e-6)
+    assert written["coverage"] == pytest.approx(inside.mean())
+    assert written["params"]["interval"] == 0.8
+    assert "coverage" not in plain.uns["stimage_region"]["errors"]
+    # Bounds of an earlier region do not stay.
+    tl.reconstruct_region(slide, model, region=region)
+    assert set(slide.layers) == {"stimage_region"}
+
+
+@pytest.mark.parametrize(("interval", "error"), [(0.0, ValueError), (1.5, ValueError), ("wide", TypeError)])
+def test_bad_interval(slide, model, interval, error):
+    with assert_unchanged(slide), pytest.raises(error, match="interval"):
+        tl.reconstruct_region(slide, model, size=2, interval=interval)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from stimage.data._datamodule import EpochSampler
+from stimage.data._epoch_sampler import EpochSampler
 from stimage.data._paired_slide import PairedSlide
 
 Negatives = Literal["slide", "batch"]

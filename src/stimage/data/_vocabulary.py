@@ -2,22 +2,22 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from stimage import _validate
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-ENSEMBL_ID = r"^(ENS[A-Z]*G\d+)(?:\.\d+)?$"
+ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*G\d+)(?:\.\d+)?$")
 LEAST_SHARE, LEAST_GENES = 0.1, 50
 """A slide is refused when it has less than this share of a vocabulary and fewer than this many genes of it.
 
@@ -51,13 +51,14 @@ class Vocabulary:
     def __init__(self, genes: Sequence[str] | np.ndarray, ensembl_ids: Mapping[str, str] | None = None) -> None:
         self.genes = _check_genes(genes)
         ids = {} if ensembl_ids is None else dict(ensembl_ids)
-        stripped = pd.Series(ids, dtype=object).astype(str).str.extract(ENSEMBL_ID, expand=False)
-        if stripped.isna().any():
+        stripped = {gene: _ensembl_id(str(name)) for gene, name in ids.items()}
+        others = [ids[gene] for gene, found in stripped.items() if found is None]
+        if others:
             raise ValueError(
                 f"`ensembl_ids` must hold Ensembl gene ids such as 'ENSG00000111640', found "
-                f"{_validate.listing([ids[gene] for gene in stripped.index[stripped.isna()]], 3)}."
+                f"{_validate.listing(others, 3)}."
             )
-        self.ensembl_ids: dict[str, str] = stripped.reindex(self.genes).dropna().to_dict()
+        self.ensembl_ids: dict[str, str] = {gene: stripped[gene] for gene in self.genes if gene in stripped}
 
     @classmethod
     def from_anndata(cls, adatas: Sequence[AnnData], genes: Sequence[str] | np.ndarray) -> Vocabulary:
@@ -76,33 +77,32 @@ class Vocabulary:
             The vocabulary.
         """
         genes = _check_genes(genes)
+        wanted = set(genes)
         ids: dict[str, str] = {}
         for adata in adatas:
             for source, names in _names_of_variables(adata).items():
                 if source == "var_names":
                     continue
-                found = pd.Series(names, index=adata.var_names).str.extract(ENSEMBL_ID, expand=False).dropna()
-                found = found[found.index.isin(genes) & ~found.index.isin(list(ids))]
-                ids |= found[~found.index.duplicated()].to_dict()
+                for gene, name in zip(adata.var_names, names, strict=True):
+                    found = _ensembl_id(name) if gene in wanted and gene not in ids else None
+                    if found is not None:
+                        ids[gene] = found
         return cls(genes, ids)
 
     def __len__(self) -> int:
         return len(self.genes)
 
     @cached_property
-    def _by_name(self) -> pd.Series:
-        return pd.Series(np.arange(len(self)), index=pd.Index(self.genes, dtype=object))
+    def _by_name(self) -> dict[str, int]:
+        return {gene: number for number, gene in enumerate(self.genes)}
 
     @cached_property
-    def _by_ensembl_id(self) -> pd.Series:
-        names = pd.Series(self.genes.astype(str), dtype=object)
-        own = names.str.extract(ENSEMBL_ID, expand=False)
-        ids = [self.ensembl_ids.get(name) if pd.isna(found) else found for name, found in zip(names, own, strict=True)]
-        return _without_repeats(pd.Series(ids, dtype=object).dropna())
+    def _by_ensembl_id(self) -> dict[str, int]:
+        return _without_repeats(_ensembl_id(gene) or self.ensembl_ids.get(gene) for gene in self.genes)
 
     @cached_property
-    def _by_upper_case(self) -> pd.Series:
-        return _without_repeats(pd.Series(self.genes.astype(str), dtype=object).str.upper())
+    def _by_upper_case(self) -> dict[str, int]:
+        return _without_repeats(gene.upper() for gene in self.genes)
 
     def match(self, adata: AnnData) -> GeneMatch:
         """Find the genes of this vocabulary among the variables of an AnnData.
@@ -132,7 +132,7 @@ class Vocabulary:
         needed = min(LEAST_GENES, math.ceil(LEAST_SHARE * len(self)))
         if best.n_genes < needed:
             hint = ""
-            if _validate.genes_are_ensembl(adata.var_names) != _validate.genes_are_ensembl(pd.Index(self.genes)):
+            if _validate.genes_are_ensembl(adata.var_names) != _validate.genes_are_ensembl(self.genes):
                 hint = "One side has Ensembl ids and the other gene symbols: put the same kind in `var_names`. "
             raise ValueError(
                 f"{best.n_genes} genes of adata.var_names (e.g. {_validate.listing(adata.var_names, 3)}) are among the "
@@ -143,11 +143,9 @@ class Vocabulary:
 
     def _match_names(self, source: str, names: np.ndarray) -> GeneMatch:
         gene = _look_up(self._by_name, names)
-        ids = pd.Series(names, dtype=object).str.extract(ENSEMBL_ID, expand=False).to_numpy()
-        by_id = np.where(gene < 0, _look_up(self._by_ensembl_id, ids), -1)
+        by_id = np.where(gene < 0, _look_up(self._by_ensembl_id, map(_ensembl_id, names)), -1)
         gene = np.where(by_id >= 0, by_id, gene)
-        upper = pd.Series(names, dtype=object).str.upper().to_numpy()
-        folded = np.where(gene < 0, _look_up(self._by_upper_case, upper), -1)
+        folded = np.where(gene < 0, _look_up(self._by_upper_case, (name.upper() for name in names)), -1)
         folded[np.isin(folded, gene)] = -1
         return GeneMatch(
             gene_of_variable=np.where(folded >= 0, folded, gene),
@@ -242,6 +240,8 @@ class GeneMatch:
 
 def _names_of_variables(adata: AnnData) -> dict[str, np.ndarray]:
     """What the variables are called: in ``var_names`` and in the text columns of ``var``; missing names are empty."""
+    import pandas as pd
+
     names = {"var_names": adata.var_names.astype(str).to_numpy(dtype=object)}
     for column, values in adata.var.items():
         if isinstance(values.dtype, pd.CategoricalDtype):
@@ -251,20 +251,27 @@ def _names_of_variables(adata: AnnData) -> dict[str, np.ndarray]:
     return names
 
 
-def _look_up(index: pd.Series, names: np.ndarray) -> np.ndarray:
-    """Values of a series at some names, -1 where it has none."""
-    place = index.index.get_indexer(pd.Index(names, dtype=object))
-    return np.where(place >= 0, np.append(index.to_numpy(dtype=np.int64), -1)[place], -1)
+def _ensembl_id(name: str) -> str | None:
+    """The Ensembl id that a name is, without its version."""
+    found = ENSEMBL_ID.match(name)
+    return found[1] if found else None
 
 
-def _without_repeats(names: pd.Series) -> pd.Series:
-    """Vocabulary index by another name, leaving out names that several genes have."""
-    names = names[~names.duplicated(keep=False)]
-    return pd.Series(names.index.to_numpy(), index=pd.Index(names.to_numpy(), dtype=object))
+def _look_up(index: Mapping[str, int], names: Iterable[str | None]) -> np.ndarray:
+    """Vocabulary index by name, -1 for names that are not known."""
+    return np.array([index.get(name, -1) for name in names], dtype=np.int64)
+
+
+def _without_repeats(names: Iterable[str | None]) -> dict[str, int]:
+    """Vocabulary index by another name of each gene, leaving out names that several genes have."""
+    names = list(names)
+    count = Counter(names)
+    return {name: number for number, name in enumerate(names) if name is not None and count[name] == 1}
 
 
 def _check_genes(genes: Sequence[str] | np.ndarray) -> np.ndarray:
-    if isinstance(genes, str) or not isinstance(genes, Sequence | np.ndarray | pd.Index | pd.Series):
+    # An index or a column of pandas is a sequence of another name.
+    if isinstance(genes, str) or not (isinstance(genes, Sequence) or np.ndim(genes) == 1):
         raise TypeError(f"`genes` must be a sequence of gene names, found {type(genes).__name__}.")
     genes = np.asarray(genes, dtype=object)
     others = {type(gene).__name__ for gene in genes if not isinstance(gene, str)}

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from stimage._keys import ARRAY_COL, ARRAY_ROW, SPATIAL
 
+from ._stain import Stain
 from ._tissue import DomainMap, Layout, Pattern, SmoothField, lattice, tissue_mask, to_unit_square
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def simulate_tissue(
     n_slides: int = 1,
     library_size: float = 3000.0,
     pitch: float = 137.0,
+    image: bool = False,
     seed: int = 0,
 ) -> "AnnData":
     r"""Simulate sections of one tissue with known spatial domains.
@@ -72,6 +74,9 @@ def simulate_tissue(
         Median counts per observation.
     pitch
         Distance between neighbouring sites in pixels, the unit of ``obsm["spatial"]``.
+    image
+        Add a stained image of each section. Number, size and darkness of nuclei and the colour and texture between them
+        follow the cell types; sections are stained a little more or less. Not for ``layout="irregular"``.
     seed
         Seed of the random numbers.
 
@@ -90,6 +95,8 @@ def simulate_tissue(
         (n_obs, 2) float64, x and y in pixels.
     ``obsm["cell_types"]``
         (n_obs, n_domains + 4) float32, the proportions each observation was drawn from.
+    ``uns["spatial"]``
+        With ``image=True``, for each slide an image and its scale factors as squidpy keeps them.
     ``var["role"]``
         Categorical: ``"housekeeping"``, ``"marker"``, ``"programme"`` or ``"background"``.
     ``var["inverse_dispersion"]``
@@ -98,7 +105,8 @@ def simulate_tissue(
     Raises
     ------
     ValueError
-        If a number is out of range, `layout` or `pattern` is unknown, or the section is too small to hold every domain.
+        If a number is out of range, `layout` or `pattern` is unknown, the section is too small to hold every domain, or an
+        image of single cells is asked for.
 
     Examples
     --------
@@ -108,6 +116,8 @@ def simulate_tissue(
     3
     """
     _check(n_rows, n_cols, layout, n_domains, n_genes, pattern, n_slides, library_size, pitch)
+    if image and layout == "irregular":
+        raise ValueError("`image`=True is not available for `layout`='irregular': choose 'hex' or 'square'.")
     import anndata as ad
 
     rng = np.random.default_rng(seed)
@@ -118,8 +128,11 @@ def simulate_tissue(
     composition[:, n_domains:] += _SHARED_TYPE
     type_fields = SmoothField(0.15, rng, genes.n_types)
     programme_fields = SmoothField(0.2, rng, _N_PROGRAMMES)
+    # Drawn apart, so that counts are the same with and without an image.
+    rng_of_image = np.random.default_rng([seed, 1])
+    stain = Stain(genes.n_types, rng_of_image) if image else None
 
-    slides = []
+    slides, libraries = [], {}
     for name in (f"slide_{index + 1}" for index in range(n_slides)):
         positions, array = lattice(layout, n_rows, n_cols, rng)
         points = to_unit_square(positions)
@@ -143,7 +156,12 @@ def simulate_tissue(
             obs[ARRAY_ROW], obs[ARRAY_COL] = array[inside].T
         obsm = {SPATIAL: (positions[inside] + 1) * pitch, "cell_types": proportions.astype(np.float32)}
         slides.append(ad.AnnData(counts, obs=obs, var=genes.var, obsm=obsm))
-    return slides[0] if n_slides == 1 else ad.concat(slides, merge="same")
+        if stain is not None:
+            libraries[name] = stain.library(obsm[SPATIAL], proportions, pitch, rng_of_image)
+    adata = slides[0] if n_slides == 1 else ad.concat(slides, merge="same")
+    if libraries:
+        adata.uns[SPATIAL] = libraries
+    return adata
 
 
 class _Genes:

@@ -42,7 +42,8 @@ class AlignmentTrainMixin:
         learning_rate
             Highest learning rate; by default 1e-4 (the paper, on 1.3 million spots: 5e-4).
         accelerator, devices
-            Where to train, as in Lightning.
+            Where to train, as in Lightning, on one device: a spot is told apart from those of its batch, which several
+            devices would divide.
         num_workers
             Processes that prepare batches. Results do not depend on it.
         trainer_kwargs

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -9,6 +9,7 @@ from scipy.signal import correlate
 from scipy.spatial import cKDTree
 
 from stimage.data import Slide, site_positions
+from stimage.models._intervals import prediction_intervals
 
 RegionPredictor = Callable[[Slide, np.ndarray], np.ndarray]
 """Slide and hidden sites to their expression on the slide's scale (hidden sites x genes)."""
@@ -19,7 +20,9 @@ N_PRACTICE_REGIONS = 16
 """Regions differ in how well they can be predicted: a few large ones are not enough."""
 
 
-def calibrated_reconstruction(predict: RegionPredictor, slide: Slide, hidden: np.ndarray, *, seed: int) -> np.ndarray:
+def calibrated_reconstruction(
+    predict: RegionPredictor, slide: Slide, hidden: np.ndarray, *, seed: int, interval: float | None = None
+) -> np.ndarray:
     r"""Expression of hidden sites: mean, prediction and surroundings, weighed as the visible part of the slide tells.
 
     Practice regions of the same shape are hidden elsewhere and predicted like the region itself, which stays hidden.
@@ -41,23 +44,39 @@ def calibrated_reconstruction(predict: RegionPredictor, slide: Slide, hidden: np
         Sites to reconstruct (sites), at least one.
     seed
         Seed of the places of practice regions.
+    interval
+        Share of values that :func:`prediction_intervals` should hold; none are made by default.
 
     Returns
     -------
     numpy.ndarray
-        Expression (hidden sites x genes), float32; that of ``predict`` where there is no room to practise.
+        Expression (hidden sites x genes), float32; that of ``predict`` where there is no room to practise. With
+        ``interval``, expression, lower and upper bounds (3 x hidden sites x genes), the bounds NaN for genes that the slide
+        lacks and where there is no room to practise.
     """
     slide = slide.hide(hidden)
-    design, truth = [np.empty((0, 2))], [np.empty(0)]
+    # A gene that the slide lacks has no truth to compare with.
+    known = slide.measured
+    practised, truth = [], []
     for practice in practice_regions(slide, hidden, seed=seed):
         parts, mean = _deviations(predict, slide, practice)
-        # A gene that the slide lacks has no truth to compare with.
-        design.append(np.stack([part[:, slide.measured].ravel() for part in parts], axis=1))
-        truth.append((slide.expression[practice].toarray() - mean)[:, slide.measured].ravel())
-    parts, mean = _deviations(predict, slide, hidden)
-    weights = nnls(np.concatenate(design), np.concatenate(truth))[0] if len(design) > 1 else (1.0, 0.0)
-    combined = mean + sum(weight * part for weight, part in zip(weights, parts, strict=True))
-    return np.maximum(combined, 0).astype(np.float32)
+        practised.append(([part[:, known] for part in parts], mean[known]))
+        truth.append(slide.expression[practice].toarray()[:, known])
+    weights = (1.0, 0.0)
+    if practised:
+        design = [np.stack([part.ravel() for part in parts], axis=1) for parts, _ in practised]
+        target = [(values - mean).ravel() for values, (_, mean) in zip(truth, practised, strict=True)]
+        weights = nnls(np.concatenate(design), np.concatenate(target))[0]
+    filled = _combined(*_deviations(predict, slide, hidden), weights)
+    if interval is None:
+        return filled
+    answer = np.full((3, *filled.shape), np.nan, dtype=np.float32)
+    answer[0] = filled
+    if practised:
+        predicted = np.concatenate([_combined(parts, mean, weights) for parts, mean in practised])
+        bounds = prediction_intervals(predicted, np.concatenate(truth), filled[:, known], share=interval)
+        answer[1:, :, known] = bounds
+    return answer
 
 
 def practice_regions(slide: Slide, hidden: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
@@ -116,6 +135,12 @@ def distance_weighted_mean(slide: Slide, hidden: np.ndarray) -> np.ndarray:
     rows = np.repeat(np.arange(len(near)), near.shape[1])
     average = sparse.csr_matrix((weights.ravel(), (rows, visible[near.ravel()])), shape=(len(near), slide.n_sites))
     return (average @ slide.expression).toarray()
+
+
+def _combined(parts: Sequence[np.ndarray], mean: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Mean and weighted deviations from it, never negative."""
+    combined = mean + sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    return np.maximum(combined, 0).astype(np.float32)
 
 
 def _deviations(

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+from stimage.models._mixture import Mixture
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -13,26 +14,8 @@ N_COMPONENTS = 15
 N_CODES = (4, 7, 10, 14)
 N_STARTS = 6
 N_DIMENSIONS = 30
-
-
-@dataclass
-class Mixture:
-    """A Gaussian mixture with one covariance matrix for all codes: what its posterior needs, and no more."""
-
-    whitening: np.ndarray
-    """Turns centred components into coordinates in which every code is round (components x components)."""
-    means: np.ndarray
-    """Centres of the codes in these coordinates (codes x components)."""
-    log_weights: np.ndarray
-    """Logarithm of the share of each code (codes)."""
-
-    def posterior(self, components: np.ndarray) -> np.ndarray:
-        """Probability of each code (sites x codes)."""
-        # Squared distances to the codes less what all codes share: no array of sites x codes x components.
-        means = self.means.astype(np.float64)
-        score = (components @ self.whitening) @ means.T + self.log_weights - 0.5 * (means**2).sum(axis=1)
-        score = np.exp(score - score.max(axis=1, keepdims=True))
-        return score / score.sum(axis=1, keepdims=True)
+N_STEPS = 60
+"""Where a mixture stops matters little: many are combined."""
 
 
 @dataclass
@@ -67,9 +50,6 @@ class Codebook:
         Codebook
             The codebook.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-
         tensors, posteriors = {}, []
         for number, view in enumerate(views):
             view = view.astype(np.float64)
@@ -78,18 +58,8 @@ class Codebook:
             tensors[f"{number}.mean"], tensors[f"{number}.axes"] = pca.mean_, pca.components_
             for n_codes in N_CODES:
                 for start in range(N_STARTS):
-                    mixture = GaussianMixture(
-                        max(min(n_codes, len(view) // 8), 1),
-                        covariance_type="tied",
-                        max_iter=60,
-                        random_state=seed + start,
-                    )
-                    with warnings.catch_warnings():
-                        # Where a mixture stops matters little: many are combined.
-                        warnings.simplefilter("ignore", ConvergenceWarning)
-                        mixture.fit(components)
-                    whitening = mixture.precisions_cholesky_
-                    fitted = Mixture(whitening, mixture.means_ @ whitening, np.log(mixture.weights_))
+                    n_found = max(min(n_codes, len(view) // 8), 1)
+                    fitted = Mixture.fit(components, n_found, max_iter=N_STEPS, seed=seed + start)
                     key = f"{number}.{n_codes}.{start}"
                     tensors |= {f"{key}.{field}": value for field, value in vars(fitted).items()}
                     posteriors.append(fitted.posterior(components))
@@ -130,5 +100,7 @@ def _principal_components(values: np.ndarray, n_components: int) -> PCA:
     from sklearn.decomposition import PCA
 
     n_components = min(n_components, *(max(n - 1, 1) for n in values.shape))
+    # With many sites the covariance matrix has the same components, and is far quicker to take apart.
+    solver = "covariance_eigh" if len(values) >= 4 * values.shape[1] else "full"
     with np.errstate(invalid="ignore"):  # shares of a variance of zero, which are not used
-        return PCA(n_components, svd_solver="full").fit(values)
+        return PCA(n_components, svd_solver=solver).fit(values)

@@ -7,13 +7,15 @@ import numpy as np
 
 from stimage.data import Slide
 from stimage.models._codebook import Codebook
-from stimage.models._inference import VIEWS, View, site_views
+from stimage.models._views import VIEWS, View, views_of
 from stimage.modules import MaskedAutoencoder
 
 WEIGHTS: dict[str, float] = {"visible": 0.5, "context": 1.0, "surroundings": 1.0, "codes": 1.2}
 """Spread of each part of the combined embedding. The site itself is the noisiest of its views."""
 ENOUGH_SITES = 10_000
 """Sites on which a readout is fitted, in whole slides."""
+MOST_SITES = 50_000
+"""Sites of a slide that it is fitted on at most, chosen at random."""
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Readout:
         slides
             Training slides.
         tile_size, n_repeats, batch_size
-            As in :func:`site_views`.
+            As in :func:`stream_views`.
         seed
             Seed of everything random.
 
@@ -62,14 +64,18 @@ class Readout:
         Readout
             The readout.
         """
+        rng = np.random.default_rng(seed)
         views: dict[View, list[np.ndarray]] = {name: [] for name in VIEWS}
         n_sites = 0
-        for number in np.random.default_rng(seed).permutation(len(slides)):
+        options = {"tile_size": tile_size, "n_repeats": n_repeats, "n_genes": None, "batch_size": batch_size}
+        for number in rng.permutation(len(slides)):
             slide = slides[number]
-            options = {"tile_size": tile_size, "n_repeats": n_repeats, "n_genes": None, "batch_size": batch_size}
-            for name, vectors in site_views(module, slide, VIEWS, seed=seed, **options).items():
-                views[name].append(vectors[slide.active])
-            n_sites += int(slide.active.sum())
+            chosen = np.flatnonzero(slide.active)
+            if len(chosen) > MOST_SITES:
+                chosen = np.sort(rng.choice(chosen, MOST_SITES, replace=False))
+            for name, vectors in views_of(module, slide, VIEWS, chosen, seed=seed, **options).items():
+                views[name].append(vectors)
+            n_sites += len(chosen)
             if n_sites >= ENOUGH_SITES:
                 break
         stacked = {name: np.concatenate(parts) for name, parts in views.items()}
@@ -99,6 +105,11 @@ class Readout:
         parts = {name: views[name] / self.scales[name] for name in VIEWS}
         parts["codes"] = self.codebook(self._described(views))
         return np.hstack([WEIGHTS[name] * part for name, part in parts.items()]).astype(np.float32)
+
+    @property
+    def n_codes(self) -> int:
+        """Length of the codes of a site."""
+        return len(self.codebook.tensors["axes"])
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays by name, for a checkpoint."""

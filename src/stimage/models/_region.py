@@ -95,7 +95,12 @@ def random_block(slides: list[Slide], size: int, seed: int) -> np.ndarray:
     return slide.observation_index[np.isin(slide.site_of_observation, sites[sites >= 0])]
 
 
-def region_errors(prediction: np.ndarray, truth: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+def region_errors(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    genes: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray] | None = None,
+) -> pd.DataFrame:
     """Error of each gene over the hidden sites.
 
     Parameters
@@ -104,16 +109,20 @@ def region_errors(prediction: np.ndarray, truth: np.ndarray, genes: np.ndarray) 
         log1p of counts per 10,000 (hidden sites x genes).
     genes
         Names of the genes.
+    bounds
+        Lower and upper bounds, like ``prediction``.
 
     Returns
     -------
     pandas.DataFrame
         Indexed by gene: ``mse``, ``mae`` and ``pearson``; the latter is NaN for a gene that is constant in either,
-        everything is NaN without hidden sites.
+        everything is NaN without hidden sites. With bounds also ``coverage``, the share of values within them.
     """
     index = pd.Index(genes.astype(str), dtype=object)
     if not len(truth):
-        return pd.DataFrame(np.nan, index=index, columns=["mse", "mae", "pearson"])
+        columns = ["mse", "mae", "pearson"] + ([] if bounds is None else ["coverage"])
+        return pd.DataFrame(np.nan, index=index, columns=columns)
+    inside = {} if bounds is None else {"coverage": _coverage(truth, *bounds)}
     # Double precision, so that a constant gene has no variance from rounding.
     prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     difference = prediction - truth
@@ -126,9 +135,16 @@ def region_errors(prediction: np.ndarray, truth: np.ndarray, genes: np.ndarray) 
             "mse": (difference**2).mean(axis=0),
             "mae": np.abs(difference).mean(axis=0),
             "pearson": (centred[0] * centred[1]).sum(axis=0) / scale,
+            **inside,
         },
         index=index,
     )
+
+
+def _coverage(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Share of values within bounds (genes); NaN without bounds."""
+    covered = ((truth >= lower) & (truth <= upper)).mean(axis=0)
+    return np.where(np.isnan(lower).any(axis=0), np.nan, covered)
 
 
 def completed_expression(
@@ -184,6 +200,9 @@ class RegionResult:
         Errors of each gene over the hidden sites, see :func:`region_errors`.
     params
         What was asked for.
+    lower, upper
+        Bounds of the prediction where hidden, measured elsewhere (observations x genes of the AnnData each); ``None`` when
+        none were asked for.
 
     Examples
     --------
@@ -200,6 +219,8 @@ class RegionResult:
     expression: sparse.csr_matrix
     errors: pd.DataFrame
     params: dict[str, Any]
+    lower: sparse.csr_matrix | None = None
+    upper: sparse.csr_matrix | None = None
 
 
 def reconstruct_region(
@@ -209,6 +230,7 @@ def reconstruct_region(
     region: str | Sequence[str] | np.ndarray | pd.Series | None,
     size: int | None,
     context: int,
+    interval: float | None,
     seed: int,
 ) -> RegionResult:
     """Hide a region of an AnnData, named or random, and fill it in; see :func:`stimage.tl.reconstruct_region`."""
@@ -216,6 +238,8 @@ def reconstruct_region(
         raise ValueError("Pass either `region` or `size`: what to hide, or how large a random block.")
     _validate.check_positive("context", context)
     _validate.check_seed(seed)
+    if interval is not None:
+        _validate.check_range("interval", interval, 0, 1)
     if region is not None:
         masked = observations_in_region(adata, region).copy()
     else:
@@ -224,7 +248,9 @@ def reconstruct_region(
     if region is None:
         masked = np.zeros(adata.n_obs, dtype=bool)
         masked[random_block(slides, size, seed)] = True
-    prediction = np.zeros((adata.n_obs, len(model.genes)), dtype=np.float32)
+    # Expression, and with intervals its bounds.
+    n_parts = 1 if interval is None else 3
+    prediction = np.zeros((n_parts, adata.n_obs, len(model.genes)), dtype=np.float32)
     predicted, measured = [], []
     for slide in slides:
         hidden = np.zeros(slide.n_sites, dtype=bool)
@@ -236,27 +262,35 @@ def reconstruct_region(
                 f"`{'size' if region is None else 'region'}` hides every site with counts of slide {slide.name!r}: some "
                 "must stay visible, pass less."
             )
-        filled = np.zeros((slide.n_sites, len(model.genes)), dtype=np.float32)
-        filled[hidden] = model.reconstruct(slide, hidden, context=context, seed=seed)
-        prediction[slide.observation_index] = filled[slide.site_of_observation]
+        filled = np.zeros((n_parts, slide.n_sites, len(model.genes)), dtype=np.float32)
+        options = {"context": context, "seed": seed}
+        if interval is None:
+            filled[0, hidden] = model.reconstruct(slide, hidden, **options)
+        else:
+            filled[:, hidden] = model.reconstruct_interval(slide, hidden, interval=interval, **options)
+        prediction[:, slide.observation_index] = filled[:, slide.site_of_observation]
         # A site in which only some observations were named is hidden as a whole.
         masked[slide.observation_index] = hidden[slide.site_of_observation]
         known = np.flatnonzero(hidden & slide.active)
-        predicted.append(filled[known])
+        predicted.append(filled[:, known])
         measured.append(slide.expression[known].toarray())
     layer = setup_of(adata)["layer"]
     # Of variables that are one gene, the first gets the prediction.
     columns = model.vocabulary.match(adata).first_variable
     shared = columns >= 0
+    predicted = np.concatenate(predicted, axis=1)[:, :, shared]
+    counts = adata.layers[layer] if layer else adata.X
+    layers = [completed_expression(counts, masked, part[masked][:, shared], columns[shared]) for part in prediction]
     return RegionResult(
-        masked=masked,
-        expression=completed_expression(
-            adata.layers[layer] if layer else adata.X, masked, prediction[masked][:, shared], columns[shared]
-        ),
+        masked,
+        layers[0],
         errors=region_errors(
-            np.concatenate(predicted)[:, shared],
+            predicted[0],
             np.concatenate(measured)[:, shared],
             adata.var_names[columns[shared]].to_numpy(),
+            None if interval is None else (predicted[1], predicted[2]),
         ),
-        params={"size": size or 0, "context": context, "seed": seed, "layer": layer or ""},
+        params={"size": size or 0, "context": context, "interval": interval or 0.0, "seed": seed, "layer": layer or ""},
+        lower=None if interval is None else layers[1],
+        upper=None if interval is None else layers[2],
     )

@@ -16,7 +16,7 @@ from stimage.models._readout import Readout
 from stimage.models._setup import vocabulary_hash
 from stimage.models._units import build_module
 from stimage.modules import AutoencoderConfig
-from stimage.train import OptimizerConfig, load_checkpoint, save_checkpoint
+from stimage.train import OptimizerConfig, is_first_process, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,13 +41,13 @@ class SaveMixin:
             tensors |= {f"readout.{name}": torch.from_numpy(part) for name, part in self.readout.tensors().items()}
         return tensors
 
-    def provenance(self, adata: AnnData) -> dict[str, Any]:
+    def provenance(self, adata: AnnData | None = None) -> dict[str, Any]:
         """What to note beside a result.
 
         Parameters
         ----------
         adata
-            What the result is written to.
+            What the result is written to; without it nothing is said of its genes.
 
         Returns
         -------
@@ -62,7 +62,7 @@ class SaveMixin:
             "adapted_epochs": self.manifest.get("adapted_epochs", 0),
             "stimage_version": version("stimage"),
             "vocabulary_sha256": self.manifest["vocabulary_sha256"],
-            **self.vocabulary.match(adata).notes(),
+            **({} if adata is None else self.vocabulary.match(adata).notes()),
         }
 
     def manifest_record(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class SaveMixin:
         return {**self.manifest, "slides": self.manifest["slides"].to_dict("records")}
 
     def save(self, directory: str | Path, *, overwrite: bool = False, half_precision: bool = False) -> None:
-        """Write the model as safetensors and JSON.
+        """Write the model as safetensors and JSON; of several processes that trained together the first one does.
 
         Parameters
         ----------
@@ -93,6 +93,8 @@ class SaveMixin:
             If there is a model and ``overwrite`` is not set.
         """
         _validate.check_path("directory", directory)
+        if not is_first_process():
+            return
         if (Path(directory) / "config.json").exists() and not overwrite:
             raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
         config = {

@@ -1,45 +1,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
 from stimage import _keys, _validate
-from stimage._progress import progress
-from stimage.data import Corpus, SampleUnit, Slide, WindowSpec, principal_genes
+from stimage.data import Corpus, SampleUnit, WindowSpec, principal_genes
 from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
 from stimage.data._units import NeighborWeights, Unit
 from stimage.models._adapting import AdaptMixin
-from stimage.models._calibration import calibrated_reconstruction
-from stimage.models._inference import VIEWS, EmbeddingMode, reconstruct_slide, site_views, uncentred
-from stimage.models._options import (
-    check_model_options,
-    check_unit_options,
-    check_window,
-    embedding_mode,
-)
+from stimage.models._embedding import EmbedMixin
+from stimage.models._options import check_model_options, check_unit_options, check_window
 from stimage.models._presets import PRESETS, Preset
 from stimage.models._readout import Readout
-from stimage.models._region import RegionResult, reconstruct_region
+from stimage.models._reconstruction import ReconstructMixin
 from stimage.models._saving import SaveMixin
 from stimage.models._setup import check_setup, corpus_of, manifest_of, notes_of
 from stimage.models._training import TrainMixin
-from stimage.models._units import build_module, embed_spots, reconstruct_from_nearest
-from stimage.modules import MaskedAutoencoder
+from stimage.models._units import build_module
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LARGEST_REGION_WINDOW = 40
-"""Rows and columns up to which a hidden region and its surroundings are one window."""
 
-
-class STImage(TrainMixin, AdaptMixin, SaveMixin):
+class STImage(TrainMixin, AdaptMixin, EmbedMixin, ReconstructMixin, SaveMixin):
     """Masked autoencoder over windows of spatial transcriptomics slides.
 
     A slide is an image whose channels are genes. Random windows with a subset of genes are hidden in part and filled in
@@ -230,198 +218,10 @@ class STImage(TrainMixin, AdaptMixin, SaveMixin):
         setup = {key: value or "" for key, value in setup.items()}
         adata.uns[_keys.STIMAGE] = {**notes_of(adata), "setup": setup}
 
-    def get_latent_representation(
-        self,
-        data: AnnData | Sequence[AnnData] | Corpus | None = None,
-        *,
-        mode: EmbeddingMode | None = None,
-        tile_size: int | None = None,
-        n_repeats: int = 3,
-        n_genes: int | None = None,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> np.ndarray:
-        """One vector per observation.
-
-        Parameters
-        ----------
-        data
-            Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
-        mode
-            ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of
-            the slide; ``"surroundings"``: hidden with nine tenths of the slide; ``"combined"``: all three and the site's
-            codes, see the user guide. By default ``"combined"`` with windows; the other units have ``"visible"`` alone, a
-            spot in its context.
-        tile_size
-            Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
-            training, so that most sites have their surroundings on all sides.
-        n_repeats
-            How often a view is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
-        n_genes
-            Genes drawn in each repeat; by default all genes are used.
-        batch_size
-            Windows in a forward pass. The result does not depend on it.
-        seed
-            Seed of the choice of sites hidden together and of gene draws.
-
-        Returns
-        -------
-        numpy.ndarray
-            Embedding (observations x 128 by default, three times that and 30 codes with ``"combined"``), float32, in the
-            order of the AnnData.
-        """
-        self.check_embedding_options(
-            mode=mode, tile_size=tile_size, n_repeats=n_repeats, n_genes=n_genes, batch_size=batch_size, seed=seed
-        )
-        corpus = self._corpus_for(data)
-        mode = embedding_mode(mode, self.unit)
-        options = {"n_repeats": n_repeats, "n_genes": n_genes, "seed": seed}
-        if self.unit.name != "patch":
-            embed = partial(embed_spots, unit=self.unit, chunk=batch_size * self.spec.window**2, **options)
-        else:
-            options |= {"tile_size": tile_size or 2 * self.spec.window, "batch_size": batch_size}
-            embed = partial(self._embed_slide, mode=mode, **options)
-        rows = []
-        for slide in progress(corpus, "Embedding slides"):
-            rows.append(embed(self.module, slide)[slide.site_of_observation])
-        return np.concatenate(rows)[corpus.observation_order]
-
-    def _embed_slide(
-        self, module: MaskedAutoencoder, slide: Slide, *, mode: EmbeddingMode, **options: Any
-    ) -> np.ndarray:
-        if mode != "combined":
-            return site_views(module, slide, [mode], **options)[mode]
-        if self.readout is None:
-            self.fit_readout()
-        return self.readout(site_views(module, slide, VIEWS, **options))
-
-    def reconstruct(
-        self,
-        slide: Slide,
-        hidden: np.ndarray,
-        *,
-        context: int = 8,
-        calibrated: bool = True,
-        batch_size: int = 8,
-        seed: int = 0,
-    ) -> np.ndarray:
-        """Expression of hidden sites of a slide, predicted from the sites around them.
-
-        By default the prediction is calibrated on visible sites: up to sixteen regions of the same shape are hidden
-        elsewhere on the slide, one after the other, and how well they are predicted says how far to trust the model and how
-        far the mean of the nearest visible sites; see the user guide. No hidden value is used.
-
-        With the units ``"spot"`` and ``"neighborhood"``, which know no hidden sites, the mean embedding of the 16 nearest
-        visible sites is decoded; ``context`` plays no part.
-
-        Parameters
-        ----------
-        slide
-            The slide, over this model's genes.
-        hidden
-            Boolean mask over its sites.
-        context
-            Sites of surroundings on every side of the hidden sites.
-        calibrated
-            Calibrate the prediction, or return it as the model makes it.
-        batch_size
-            Windows in a forward pass.
-        seed
-            Seed of the regions that it is calibrated on.
-
-        Returns
-        -------
-        numpy.ndarray
-            log1p of counts per 10,000 (hidden sites x genes).
-        """
-        self._check_reconstructs()
-        # Scaled once: calibration asks for many regions of the same slide.
-        scaled = slide.to_target_sum(self.target_sum)
-        predict = partial(self._predict_hidden, scaled, context=context, batch_size=batch_size)
-        return calibrated_reconstruction(predict, slide, hidden, seed=seed) if calibrated else predict(slide, hidden)
-
-    def _predict_hidden(
-        self, scaled: Slide, slide: Slide, hidden: np.ndarray, *, context: int, batch_size: int
-    ) -> np.ndarray:
-        """Expression of hidden sites on the slide's scale; ``scaled`` is the slide on the model's, all of it visible."""
-        scaled = scaled.hide(slide.library_size == 0)
-        if self.unit.name == "patch":
-            tile_size = max(self.spec.window + 2 * context, LARGEST_REGION_WINDOW)
-            centred = reconstruct_slide(
-                self.module, scaled, hidden, context=context, tile_size=tile_size, batch_size=batch_size
-            )
-        else:
-            chunk = batch_size * self.spec.window**2
-            centred = reconstruct_from_nearest(self.module, scaled, self.unit, hidden, chunk=chunk)
-        return uncentred(centred, scaled.hide(hidden), slide.hide(hidden))
-
-    def reconstruct_region(
-        self,
-        adata: AnnData,
-        *,
-        region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
-        size: int | None = None,
-        context: int = 8,
-        seed: int = 0,
-    ) -> RegionResult:
-        """Hide a region of an AnnData and fill it in, without writing to it.
-
-        Parameters
-        ----------
-        adata
-            AnnData after :func:`stimage.pp.compact_grid`.
-        region, size, context, seed
-            As in :func:`stimage.tl.reconstruct_region`.
-
-        Returns
-        -------
-        RegionResult
-            Which observations were hidden, the expression and its errors.
-
-        Raises
-        ------
-        KeyError
-            If there is no grid, or ``region`` names what does not exist.
-        ValueError
-            If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
-        """
-        self._check_reconstructs()
-        return reconstruct_region(self, adata, region=region, size=size, context=context, seed=seed)
-
-    def check_embedding_options(
-        self, *, mode: Any, tile_size: Any, n_repeats: Any, n_genes: Any, batch_size: Any, seed: Any
-    ) -> None:
-        """Raise ``ValueError`` or ``TypeError`` for options of :meth:`get_latent_representation` that it would refuse.
-
-        Parameters
-        ----------
-        mode, tile_size, n_repeats, n_genes, batch_size, seed
-            As in :meth:`get_latent_representation`.
-        """
-        mode = embedding_mode(mode, self.unit, tile_size=tile_size)
-        if mode != "visible":
-            self._check_hides_sites(f"`mode={mode!r}`", "pass `mode='visible'`")
-        _validate.check_seed(seed)
-        _validate.check_positive("n_repeats", n_repeats)
-        _validate.check_positive("batch_size", batch_size)
-        if tile_size is not None:
-            _validate.check_positive("tile_size", tile_size, smallest=2)
-        if n_genes is not None:
-            _validate.check_positive("n_genes", n_genes)
-
     def _check_hides_sites(self, what: str, advice: str) -> None:
         if self.spec.masking == "site_gene":
             raise ValueError(
                 f"{what} hides sites, which a model trained with `masking='site_gene'` never saw: {advice}."
-            )
-
-    def _check_reconstructs(self) -> None:
-        if self.unit.name == "patch":
-            self._check_hides_sites("Reconstruction", "train with another `masking`")
-        if self.unit.name == "slice":
-            raise ValueError(
-                "A model of `unit='slice'` cannot fill in hidden sites, whose macro-domains are not known: train with "
-                "`unit='patch'` or `unit='neighborhood'`."
             )
 
     def _corpus_for(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> Corpus:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stimage.data import NearestSites, SampleUnit, Slide, macro_domains
-from stimage.models._inference import draw_genes, project
+from stimage.models._inference import draw_genes, gene_variance, project
 from stimage.modules import (
     AutoencoderConfig,
     MaskedAutoencoder,
@@ -68,13 +68,14 @@ def embed_spots(
     """
     rng = np.random.default_rng(seed)
     n_draws = 1 if n_genes is None else n_repeats
+    variance = None if n_genes is None else gene_variance(slide)
     if unit.name == "neighborhood":
         context = NearestSites(slide)(np.arange(slide.n_sites), unit.n_neighbors)
     else:
         context = _domains_of_all_sites(slide, unit, seed) if unit.name == "slice" else None
     total = 0
     for _ in range(n_draws):
-        tokens = project(module, slide, None if n_genes is None else draw_genes(slide, n_genes, rng))
+        tokens = project(module, slide, None if n_genes is None else draw_genes(slide, variance, n_genes, rng))
         tokens[torch.as_tensor(~slide.active)] = module.genes.normalise(torch.zeros_like(tokens[:1]))
         spots = torch.cat([module.encode(part) for part in tokens.split(chunk)])
         placed = _in_context(module, slide, spots, context, chunk)

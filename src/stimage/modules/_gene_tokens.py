@@ -89,7 +89,8 @@ class GeneTokens(nn.Module):
         Tensor
             Tokens (... x dim).
         """
-        return self.norm(projected)
+        # Site vectors add up over the blocks: under autocast they stay numbers of 32 bits.
+        return self.norm(projected.to(self.norm.weight.dtype))
 
     def decode(self, sites: Tensor, genes: Tensor) -> Tensor:
         """Centred expression of some genes, predicted from site vectors.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stimage.modules._gene_tokens import GeneTokens
 from stimage.modules._transformer import SiteTransformer
@@ -57,6 +58,13 @@ class MaskedAutoencoder(nn.Module):
     config
         Sizes.
 
+    Attributes
+    ----------
+    site_limits
+        Most visible and most hidden sites of a window, see :func:`stimage.data.site_limits`. Where they are known,
+        :meth:`loss` of windows with hidden sites works on tensors of one shape in every step and never waits for an
+        accelerator to tell; ``None`` at first, then it counts.
+
     Examples
     --------
     >>> import torch
@@ -71,6 +79,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, n_genes: int, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.site_limits: tuple[int, int] | None = None
         self.genes = GeneTokens(n_genes, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(config.dim))
         sizes = {"n_heads": config.n_heads, "dropout": config.dropout}
@@ -80,7 +89,16 @@ class MaskedAutoencoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, tokens: Tensor, positions: Tensor, tissue: Tensor, hidden: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        tissue: Tensor,
+        hidden: Tensor,
+        *,
+        n_visible: int | None = None,
+        n_told: int | None = None,
+    ) -> Tensor:
         """Site vectors, from which :class:`GeneTokens` predicts expression.
 
         Parameters
@@ -93,12 +111,17 @@ class MaskedAutoencoder(nn.Module):
             Sites that are tissue (batch x sites); at least one in each window.
         hidden
             Sites whose tokens are hidden (batch x sites).
+        n_visible
+            Leading sites among which all visible ones are, at least one in each window; the others cost less. By
+            default they may be anywhere.
+        n_told
+            Trailing sites whose vectors are wanted; all by default.
 
         Returns
         -------
         Tensor
-            Site vectors (batch x sites x dim). At a visible site the vector contains the site itself, at a hidden one
-            only what its surroundings say of it.
+            Site vectors (batch x told sites x dim). At a visible site the vector contains the site itself, at a hidden
+            one only what its surroundings say of it.
         """
         masked = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
         # Hidden sites look at visible ones and are looked at by none: however many are hidden, and however far they are
@@ -106,10 +129,11 @@ class MaskedAutoencoder(nn.Module):
         visible = tissue & ~hidden
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
-            return self.norm(self.encoder(masked, positions, visible))
-        encoded = self.encoder(tokens, positions, visible)
+            return self.norm(self.encoder(masked, positions, visible, n_visible=n_visible, n_told=n_told))
+        encoded = self.encoder(tokens[:, :n_visible], positions[:, :n_visible], visible[:, :n_visible])
+        encoded = functional.pad(encoded, (0, 0, 0, tokens.shape[1] - encoded.shape[1]))
         encoded = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), encoded)
-        return self.norm(self.decoder(encoded, positions, tissue))
+        return self.norm(self.decoder(encoded, positions, tissue, n_told=n_told))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error over the hidden values of a batch of windows (the paper, Eq. 8).
@@ -124,19 +148,68 @@ class MaskedAutoencoder(nn.Module):
         Tensor
             The loss (scalar).
         """
+        total, count = self.loss_terms(batch)
+        # A small window may happen to have no value hidden.
+        return total / count.clamp(min=1)
+
+    def loss_terms(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The parts of :meth:`loss`, which add up over the parts of a batch as the loss itself does not.
+
+        Parameters
+        ----------
+        batch
+            Fields of :class:`stimage.data.Window`, stacked.
+
+        Returns
+        -------
+        tuple of Tensor
+            Sum of the squared errors and the number of values that it is over (scalars).
+        """
         expression, genes, hidden = batch["expression"], batch["genes"], batch["hidden"]
         if hidden.dim() == 3:
             # Tokens are normalised, so that the values that are left need no rescaling.
             tokens = self.genes(expression.masked_fill(hidden, 0.0), genes)
             sites = self(tokens, batch["positions"], batch["observed"], torch.zeros_like(batch["observed"]))
             error = (self.genes.decode(sites, genes) - expression).square()
-            # A small window may happen to have no value hidden.
-            return (error * hidden).sum() / hidden.sum().clamp(min=1)
-        sites = self(self.genes(expression, genes), batch["positions"], batch["observed"], hidden)
-        # Only hidden sites are decoded: bring them to the front, as many as the window with most of them has.
-        first = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(hidden.sum(dim=1).max())]
-        scored = hidden.gather(1, first).unsqueeze(-1) & batch["gene_valid"].unsqueeze(1)
-        target = expression.gather(1, first.unsqueeze(-1).expand(-1, -1, expression.shape[-1]))
-        sites = sites.gather(1, first.unsqueeze(-1).expand(-1, -1, sites.shape[-1]))
-        error = (self.genes.decode(sites, genes) - target).square()
-        return (error * scored).sum() / scored.sum()
+            return (error * hidden).sum(), hidden.sum()
+        return self._hidden_site_terms(
+            expression, genes, batch["gene_valid"], batch["positions"], batch["observed"], hidden
+        )
+
+    def _hidden_site_terms(
+        self, expression: Tensor, genes: Tensor, gene_valid: Tensor, positions: Tensor, tissue: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Only what is visible is read and looked at, and only what is hidden is predicted: both are brought to the
+        # front of their part, as many as the window with most of them has, and empty sites fall away.
+        visible = tissue & ~hidden
+        visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
+        limits = self.site_limits
+        if limits is None:
+            counts = torch.stack([visible.sum(dim=1), hidden.sum(dim=1)])
+            limits = counts.amax(dim=1).tolist()
+        shown, told = (_first_sites(part, n) for part, n in zip((visible, hidden), limits, strict=True))
+        slots = torch.cat([shown, told], dim=1)
+        tokens = self.genes(_take_sites(expression, shown), genes)
+        sites = self(
+            functional.pad(tokens, (0, 0, 0, told.shape[1])),
+            _take_sites(positions, slots),
+            torch.cat([visible.gather(1, shown), hidden.gather(1, told)], dim=1),
+            hidden.gather(1, slots),
+            n_visible=shown.shape[1],
+            n_told=told.shape[1],
+        )
+        scored = hidden.gather(1, told).unsqueeze(-1) & gene_valid.unsqueeze(1)
+        error = (self.genes.decode(sites, genes) - _take_sites(expression, told)) * scored
+        return error.square().sum(), scored.sum()
+
+
+def _first_sites(mask: Tensor, n: int) -> Tensor:
+    """Positions of the first ``n`` sites of each window, those in a mask before all others (batch x n)."""
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :n]
+
+
+def _take_sites(values: Tensor, sites: Tensor) -> Tensor:
+    """Values of some sites of each window (batch x sites x ...)."""
+    # Rows of one long table are copied whole, which ``gather`` does value by value.
+    first = torch.arange(0, values.shape[0] * values.shape[1], values.shape[1], device=values.device)
+    return values.flatten(0, 1).index_select(0, (sites + first.unsqueeze(1)).flatten()).unflatten(0, sites.shape)

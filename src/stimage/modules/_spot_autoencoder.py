@@ -91,6 +91,22 @@ class SpotAutoencoder(nn.Module):
         Tensor
             The loss (scalar).
         """
+        total, count = self.loss_terms(batch)
+        return total / count.clamp(min=1)
+
+    def loss_terms(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The parts of :meth:`loss`, which add up over the parts of a batch as the loss itself does not.
+
+        Parameters
+        ----------
+        batch
+            Fields of :class:`stimage.data.SpotSample`, stacked.
+
+        Returns
+        -------
+        tuple of Tensor
+            Sum over spots of their mean squared error, and the number of spots with a hidden value (scalars).
+        """
         expression, genes, hidden = batch["expression"], batch["genes"], batch["hidden"]
         # Tokens are normalised, so that the values that are left need no rescaling.
         tokens = self.genes(expression.masked_fill(hidden, 0.0), genes)
@@ -98,7 +114,7 @@ class SpotAutoencoder(nn.Module):
         expression, hidden = expression[:, self.scored], hidden[:, self.scored]
         error = (self.genes.decode(vectors, genes) - expression).square() * hidden
         n_hidden = hidden.sum(dim=-1)
-        return (error.sum(dim=-1) / n_hidden.clamp(min=1)).sum() / (n_hidden > 0).sum().clamp(min=1)
+        return (error.sum(dim=-1) / n_hidden.clamp(min=1)).sum(), (n_hidden > 0).sum()
 
 
 class NeighborhoodAutoencoder(SpotAutoencoder):

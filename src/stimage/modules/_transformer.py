@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 class LocalAttention(nn.Module):
@@ -11,7 +12,9 @@ class LocalAttention(nn.Module):
     The score of site j for site i is ``q_i·k_j/√d − s_h |p_i − p_j|²`` with a learned s_h > 0 for each head: it depends
     on physical distances alone, so it is the same on every lattice and wherever in a window a site lies, and windows
     may be larger at inference. Since ``|p_i − p_j|² = |p_i|² − 2 p_i·p_j + |p_j|²`` and the first term cancels in the
-    softmax, the penalty is an inner product: three more dimensions of q and k instead of a sites x sites bias.
+    softmax, the penalty is an inner product, and so is the mask: a few more dimensions of q and k instead of a
+    sites x sites bias, which fused kernels take at full speed. Under autocast to 16 bits each factor of the penalty is
+    the sum of two numbers of 16 bits, so that distances keep some 16 bits instead of 8.
 
     Parameters
     ----------
@@ -45,7 +48,15 @@ class LocalAttention(nn.Module):
         start = torch.linspace(*torch.tensor(self.widths).log(), n_heads).exp()
         self.log_sharpness = nn.Parameter((0.5 / start.square()).log())
 
-    def forward(self, sites: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self,
+        sites: Tensor,
+        positions: Tensor,
+        visible: Tensor,
+        *,
+        n_visible: int | None = None,
+        n_told: int | None = None,
+    ) -> Tensor:
         """Attend.
 
         Parameters
@@ -56,36 +67,86 @@ class LocalAttention(nn.Module):
             Physical positions in site distances (batch x sites x 2).
         visible
             Sites that may be looked at (batch x sites).
+        n_visible
+            Leading sites among which these are; all by default.
+        n_told
+            Trailing sites that gather; all by default.
 
         Returns
         -------
         Tensor
-            What each site gathered (batch x sites x dim).
+            What each site gathered (batch x told sites x dim).
         """
         batch, n_sites, dim = sites.shape
-        query, key, value = self.projection(sites).view(batch, n_sites, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        n_visible, n_told = (n_sites if n is None else n for n in (n_visible, n_told))
+        if n_visible == n_told == n_sites:
+            query, key, value = self.projection(sites).view(batch, n_sites, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            weight, bias = self.projection.weight, self.projection.bias
+            looking = functional.linear(sites[:, n_sites - n_told :], weight[:dim], bias[:dim])
+            looked_at = functional.linear(sites[:, :n_visible], weight[dim:], bias[dim:])
+            query = looking.view(batch, n_told, self.n_heads, -1).transpose(1, 2)
+            key, value = looked_at.view(batch, n_visible, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         if n_sites == 1:
             # A site on its own looks at itself, whatever the scores.
             attended = value
         else:
             attended = self._attend(query, key, value, positions, visible)
-        attended = attended.transpose(1, 2).reshape(batch, n_sites, dim)
+        attended = attended.transpose(1, 2).reshape(batch, n_told, dim)
         return self.dropout(self.output(attended))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        sharpness = self.log_sharpness.exp().view(1, -1, 1, 1)
-        place = positions.unsqueeze(1)
-        by_place = sharpness * torch.cat([2 * place, -torch.ones_like(place[..., :1])], dim=-1)
-        of_place = torch.cat([place, place.square().sum(dim=-1, keepdim=True)], dim=-1)
-        of_place = of_place.expand(-1, self.n_heads, -1, -1)
+        size, n_queries, n_keys = query.shape[-1], query.shape[2], key.shape[2]
+        by_place = self._by_place(positions[:, positions.shape[1] - n_queries :], query.dtype)
+        of_place = _of_place(positions[:, :n_keys], visible[:, :n_keys], key.dtype)
+        # Kernels want rows of whole 16 bytes.
+        fill = -(size + of_place.shape[-1]) % (16 // query.element_size())
+        by_place, of_place = (functional.pad(part, (0, fill)) for part in (by_place, of_place))
         attended = functional.scaled_dot_product_attention(
-            torch.cat([query * query.shape[-1] ** -0.5, by_place.to(query.dtype)], dim=-1),
-            torch.cat([key, of_place.to(key.dtype)], dim=-1),
-            functional.pad(value, (0, 3)),
-            attn_mask=visible[:, None, None, :],
+            # Dividing scores instead would round distances once more.
+            torch.cat([query * size**-0.5, by_place], dim=-1),
+            torch.cat([key, of_place.expand(-1, self.n_heads, -1, -1)], dim=-1),
+            functional.pad(value, (0, of_place.shape[-1])),
             scale=1.0,
         )
-        return attended[..., :-3]
+        return attended[..., :size]
+
+    def _by_place(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """What queries add for their place (batch x heads x sites x terms)."""
+        sharpness = self.log_sharpness.exp().view(1, -1, 1, 1)
+        place = positions.unsqueeze(1)
+        parts = _split(sharpness * torch.cat([2 * place, -torch.ones_like(place[..., :1])], dim=-1), dtype)
+        terms = [part for part in parts for _ in parts]
+        if len(parts) > 1:
+            # The term that cancels: rounded gradients of the scores do not quite add up to zero, and far from the
+            # window's centre what is left would drown the gradient of the sharpness.
+            terms += _split(-sharpness * place.square().sum(dim=-1, keepdim=True), dtype)
+        return torch.cat([*terms, torch.full_like(terms[0][..., :1], -_FAR)], dim=-1).to(dtype)
+
+
+_FAR = 2.0**15
+"""Its square is more than any penalty; it is a number of 16 bits of either kind."""
+
+
+def _of_place(positions: Tensor, visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """What keys add for their place, and for not being visible (batch x 1 x sites x terms)."""
+    parts = _split(torch.cat([positions, positions.square().sum(dim=-1, keepdim=True)], dim=-1), dtype)
+    terms = [part for _ in parts for part in parts]
+    if len(parts) > 1:
+        terms.append(torch.ones_like(positions))
+    return torch.cat([*terms, torch.where(visible, 0.0, _FAR).unsqueeze(-1)], dim=-1).to(dtype).unsqueeze(1)
+
+
+def _split(values: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Numbers of 32 bits as a sum of numbers that each fit a type; the gradient is that of the first."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return [values]
+    # Bits are dropped by hand, since compilers leave out a cast there and back.
+    n_dropped = 16 if dtype == torch.bfloat16 else 13
+    whole = values.detach()
+    bits = whole.float().view(torch.int32)
+    first = ((bits + (1 << (n_dropped - 1))) & -(1 << n_dropped)).view(torch.float32)
+    return [values + (first - whole), whole - first]
 
 
 class Block(nn.Module):
@@ -100,9 +161,18 @@ class Block(nn.Module):
             nn.Linear(dim, dim_feedforward), nn.GELU(), nn.Linear(dim_feedforward, dim), nn.Dropout(dropout)
         )
 
-    def forward(self, sites: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        """Transform site vectors (batch x sites x dim)."""
-        sites = sites + self.attention(self.attention_norm(sites), positions, visible)
+    def forward(
+        self,
+        sites: Tensor,
+        positions: Tensor,
+        visible: Tensor,
+        *,
+        n_visible: int | None = None,
+        n_told: int | None = None,
+    ) -> Tensor:
+        """Transform site vectors (batch x sites x dim), or the last ``n_told`` of them."""
+        attended = self.attention(self.attention_norm(sites), positions, visible, n_visible=n_visible, n_told=n_told)
+        sites = sites[:, sites.shape[1] - attended.shape[1] :] + attended
         return sites + self.feedforward(self.feedforward_norm(sites))
 
 
@@ -122,6 +192,12 @@ class SiteTransformer(nn.Module):
     dropout
         Dropout after attention and feed-forward.
 
+    Attributes
+    ----------
+    checkpointing
+        Whether activations within a block are computed again on the way back instead of being kept: training then needs
+        the memory of one block, and a third more time. Off at first.
+
     Examples
     --------
     >>> import torch
@@ -133,6 +209,7 @@ class SiteTransformer(nn.Module):
 
     def __init__(self, dim: int, n_layers: int, n_heads: int, dim_feedforward: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.checkpointing = False
         self.blocks = nn.ModuleList(Block(dim, n_heads, dim_feedforward, dropout) for _ in range(n_layers))
         # Each block starts as the identity (its last layers are zero), so that the spectral start is kept.
         for block in self.blocks:
@@ -140,7 +217,15 @@ class SiteTransformer(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, sites: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self,
+        sites: Tensor,
+        positions: Tensor,
+        visible: Tensor,
+        *,
+        n_visible: int | None = None,
+        n_told: int | None = None,
+    ) -> Tensor:
         """Transform site vectors.
 
         Parameters
@@ -151,12 +236,21 @@ class SiteTransformer(nn.Module):
             Physical positions in site distances (batch x sites x 2).
         visible
             Sites that may be looked at (batch x sites).
+        n_visible
+            Leading sites among which these are; all by default.
+        n_told
+            Trailing sites whose vectors are wanted; all by default.
 
         Returns
         -------
         Tensor
-            Site vectors (batch x sites x dim).
+            Site vectors (batch x told sites x dim).
         """
-        for block in self.blocks:
-            sites = block(sites, positions, visible)
+        for number, block in enumerate(self.blocks, start=1):
+            # What no later block looks at and nobody asked for is not computed.
+            counts = {"n_visible": n_visible, "n_told": n_told if number == len(self.blocks) else None}
+            if self.checkpointing and torch.is_grad_enabled():
+                sites = checkpoint(block, sites, positions, visible, use_reentrant=False, **counts)
+            else:
+                sites = block(sites, positions, visible, **counts)
         return sites

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate, pretrained
 from stimage.models import STAlign, STImage
-from stimage.models._options import embedding_mode
+from stimage.models._embedding import check_absent
 from stimage.models._setup import notes_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import zarr
     from anndata import AnnData
 
-    from stimage.models._inference import EmbeddingMode
     from stimage.models._stalign import Level, Modality
+    from stimage.models._views import EmbeddingMode
 
 
 def embed(
@@ -32,6 +33,7 @@ def embed(
     image_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     seed: int = 0,
+    output: str | Path | None = None,
     key_added: str = _keys.REPRESENTATION,
     copy: bool = False,
 ) -> AnnData | None:
@@ -61,7 +63,7 @@ def embed(
     n_genes
         Genes drawn in each repeat; by default all genes are used.
     batch_size
-        Windows in a forward pass. The result does not depend on it.
+        Windows in a forward pass at most. The result does not depend on it.
     adapt_epochs
         Train a copy of the model on this AnnData for so many epochs first, see :meth:`stimage.models.STImage.adapt`;
         ``model`` stays as it is.
@@ -77,6 +79,10 @@ def embed(
         Of an aligner: folder that keeps image features; by default in the user's cache.
     seed
         Seed of the choice of sites hidden together, of gene draws and of adaptation.
+    output
+        Path of a zarr array to write the embedding to instead of ``adata``, a few rows of windows at a time, see
+        :meth:`stimage.models.STImage.get_latent_representation`. ``adata`` stays as it is, and what ``uns`` would say is in the
+        attributes of the array. Of a model of windows only.
     key_added
         Key of the embedding.
     copy
@@ -100,6 +106,8 @@ def embed(
         If there is no grid.
     ValueError
         If counts are not raw, or too few genes are known to the model.
+    FileExistsError
+        If there is something at ``output`` already.
     FileNotFoundError
         If no model is given and the package was installed without its checkpoint.
 
@@ -127,9 +135,15 @@ def embed(
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
+    if output is not None:
+        check_absent(output)
+        written = {"key_added": key_added, "copy": copy}
+        _refuse(
+            written, {"key_added": _keys.REPRESENTATION, "copy": False}, "what is written to `adata`, not to `output`"
+        )
     notes = notes_of(adata)
     windows = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes}
-    windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs}
+    windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs, "output": output}
     aligned = {"modality": modality, "level": level, "image_dir": image_dir, "cache_dir": cache_dir}
     if isinstance(model, STAlign):
         _refuse(windows, {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}, "windows, and an aligner has none")
@@ -137,6 +151,8 @@ def embed(
     else:
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
         embedding, entry = _embed_windows(adata, model, **windows, seed=seed)
+    if output is not None:
+        return None
     adata = adata.copy() if copy else adata
     adata.obsm[key_added] = embedding
     adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}
@@ -153,28 +169,21 @@ def _embed_windows(
     adata: AnnData,
     model: STImage | None,
     *,
-    mode: EmbeddingMode | None,
-    tile_size: int | None,
-    n_genes: int | None,
     batch_size: int,
     adapt_epochs: int,
-    **options: int,
-) -> tuple[np.ndarray, dict[str, Any]]:
+    output: str | Path | None,
+    **options: Any,
+) -> tuple[np.ndarray | zarr.Array, dict[str, Any]]:
     """Embedding by a model of windows and what to note beside it."""
     if model is not None:
         _validate.check_model(model, STImage)
     _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
     model = pretrained.load() if model is None else model
-    mode = embedding_mode(mode, model.unit, tile_size=tile_size)
-    if tile_size is None and model.unit.name == "patch":
-        tile_size = 2 * model.spec.window
-    options = {"mode": mode, "tile_size": tile_size, **options}
     if adapt_epochs:
-        model.check_embedding_options(**options, n_genes=n_genes, batch_size=batch_size)
+        model.check_embedding_options(**options, batch_size=batch_size)
         model = model.adapt(adata, adapt_epochs, seed=options["seed"])
-    embedding = model.get_latent_representation(adata, **options, n_genes=n_genes, batch_size=batch_size)
-    entry = {**model.provenance(adata), **options, "tile_size": tile_size or 0, "n_genes_drawn": n_genes or 0}
-    return embedding, {**entry, "manifest": json.dumps(model.manifest_record())}
+    embedding = model.get_latent_representation(adata, **options, batch_size=batch_size, output=output)
+    return embedding, model.embedding_record(adata, **options)
 
 
 def _embed_aligned(

@@ -20,6 +20,7 @@ def reconstruct_region(
     region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
     size: int | None = None,
     context: int = 8,
+    interval: float | None = None,
     seed: int = 0,
     key_added: str = _keys.REGION,
     copy: bool = False,
@@ -38,11 +39,15 @@ def reconstruct_region(
     model
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
     region
-        What to hide: a boolean mask, observation names, or a boolean column of ``obs``.
+        What to hide: a boolean mask, observation names, or a boolean column of ``obs``. Damaged areas too: what was measured
+        there is not used. Sites without data are filled in by :func:`stimage.tl.fill_holes`.
     size
         Instead of ``region``: hide a random block of ``size`` x ``size`` sites.
     context
         Sites of surroundings that the model sees on every side of the region.
+    interval
+        Also write bounds between which this share of values would be measured, such as 0.9. Regions of the same shape
+        elsewhere on the slide say how wide they must be, see :meth:`stimage.models.STImage.reconstruct_interval`.
     seed
         Seed of the block's place and of those that the prediction is calibrated on.
     key_added
@@ -58,18 +63,22 @@ def reconstruct_region(
     ``layers["stimage_region"]``
         Sparse (observations x genes), log1p of counts per 10,000: predicted for hidden observations (NaN for genes that
         the model does not know), measured for the others.
+    ``layers["stimage_region_lower"]``, ``layers["stimage_region_upper"]``
+        With ``interval``: bounds for hidden observations, in the same form; measured values for the others.
     ``obs["stimage_region_masked"]``
         Which observations were hidden.
     ``uns["stimage_region"]``
         ``params``; ``errors``: a data frame with ``mse``, ``mae`` and ``pearson`` of each gene over the hidden sites that
-        have counts; ``mse``, ``mae``, ``pearson``: their means over genes.
+        have counts, with ``interval`` also ``coverage``, the share of them within the bounds; ``mse``, ``mae``, ``pearson``,
+        ``coverage``: their means over genes.
 
     Raises
     ------
     KeyError
         If there is no grid, or ``region`` names what does not exist.
     ValueError
-        If both or neither of ``region`` and ``size`` are given, or nothing or everything would be hidden.
+        If both or neither of ``region`` and ``size`` are given, nothing or everything would be hidden, or ``interval`` is not
+        between 0 and 1.
 
     Examples
     --------
@@ -91,9 +100,15 @@ def reconstruct_region(
         _validate.check_model(model, STImage)
     _validate.check_key_added(key_added)
     model = pretrained.load() if model is None else model
-    result = model.reconstruct_region(adata, region=region, size=size, context=context, seed=seed)
+    result = model.reconstruct_region(adata, region=region, size=size, context=context, interval=interval, seed=seed)
     adata = adata.copy() if copy else adata
     adata.layers[key_added] = result.expression
+    bounds = {_keys.region_lower(key_added): result.lower, _keys.region_upper(key_added): result.upper}
+    for key, layer in bounds.items():
+        if layer is not None:
+            adata.layers[key] = layer
+        elif key in adata.layers:  # of an earlier region
+            del adata.layers[key]
     adata.obs[_keys.region_masked(key_added)] = result.masked
     summary = result.errors.mean()
     adata.uns[key_added] = {

@@ -1,0 +1,115 @@
+"""Tables of speed and memory, for _tables.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(header: list[str], body: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def sampling() -> str:
+    header = [
+        "slide",
+        "genes",
+        "values in a window",
+        "dense numpy",
+        "the same, single precision",
+        "stimage",
+        "one reading",
+    ]
+    body = []
+    for slide in read("sampling")["slides"]:
+        times = slide["milliseconds"]
+        names = ("dense", "dense_single_precision", "kernels", "read_once")
+        cells = [slide["slide"], f"{slide['genes']:,}", f"{slide['values_per_window']:,.0f}"]
+        body.append([*cells, *(f"{times[name]:.2f} ms ({times[name] / times['kernels']:.1f})" for name in names)])
+    return table(header, body)
+
+
+def training_step() -> str:
+    header = ["preset", "step", "its matrix products alone", "share", "data of a batch", "share"]
+    body = [
+        [
+            step["preset"],
+            f"{1e3 * step['seconds_per_step']:.0f} ms",
+            f"{1e3 * step['seconds_of_products_alone']:.0f} ms",
+            f"{step['share_of_products']:.0%}",
+            f"{1e3 * step['seconds_of_data_per_batch']:.0f} ms",
+            f"{step['share_of_data']:.1%}",
+        ]
+        for step in read("training_step")["steps"]
+    ]
+    return table(header, body)
+
+
+def corpus() -> str:
+    found = read("corpus")
+    built, measured = found["built"], found["measured"]
+    cached, fresh = (measured[f"milliseconds_per_window{suffix}"] for suffix in ("", "_not_cached"))
+    body = [
+        ["spots, slides", f"{built['spots']:,}, {built['slides']}"],
+        ["size", f"{built['gigabytes']:.1f} GB"],
+        ["built", f"{built['spots_per_second']:,.0f} spots/s"],
+        ["opened, first time", f"{measured['seconds_to_open']:.2f} s"],
+        ["opened again", f"{measured['seconds_to_open_cached']:.2f} s"],
+    ]
+    for name, times in (("cached", cached), ("not cached", fresh)):
+        body.append(
+            [
+                f"window, {name}",
+                f"{times['large']['processor']:.1f} ms processor time ({times['large']['passed']:.1f} ms passed); of a corpus "
+                f"of 10,000 spots {times['small']['processor']:.1f} ms ({times['small']['passed']:.1f} ms)",
+            ]
+        )
+    body += [
+        ["peak memory of the process", f"{measured['peak_mib']:.0f} MiB"],
+        [
+            "of which its own",
+            f"{measured['anonymous_mib']:.0f} MiB; {measured['anonymous_mib_before_opening']:.0f} before opening",
+        ],
+    ]
+    return table([f"{found['genes']:,} genes, {found['values_per_spot']:,.0f} values a spot", ""], body)
+
+
+def embedding() -> str:
+    found = read("embedding")
+    body = [
+        [
+            f"{slide['sites']:,}",
+            f"{slide['seconds']:.1f} s",
+            f"{slide['milliseconds_per_site']:.2f} ms",
+            f"{slide['matrix_products_per_1000_sites']:.2f}",
+            f"{slide['peak_megabytes']:,} MB",
+        ]
+        for slide in found["slides"]
+    ]
+    return table(["sites", "time", "per site", "products per 1,000 sites", "peak memory"], body)
+
+
+def memory() -> str:
+    calls = read("memory")["calls"]
+    sizes = ("1000", "10000", "100000")
+    body = [
+        [name, *(f"{call[size]['kilobytes_per_observation']:.2f}" if size in call else "–" for size in sizes)]
+        for name, call in calls.items()
+    ]
+    return table(["kB per observation", *(f"{int(size):,} observations" for size in sizes)], body)
+
+
+TABLES = {
+    "sampling": sampling,
+    "training step": training_step,
+    "corpus": corpus,
+    "embedding": embedding,
+    "memory": memory,
+}

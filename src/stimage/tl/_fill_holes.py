@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stimage import _keys, _validate, pretrained
+from stimage.models import STImage
+from stimage.models._holes import fill_holes as filled_holes
+from stimage.models._setup import setup_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def fill_holes(
+    adata: AnnData,
+    model: STImage | None = None,
+    *,
+    context: int = 8,
+    interval: float | None = None,
+    seed: int = 0,
+    key_added: str = _keys.HOLES,
+) -> AnnData:
+    """Predict expression where a slide has none: sites that tissue encloses, and observations without counts.
+
+    A site of the grid is a hole if it has no observation and no path of empty neighbouring sites leads from it to the edge of
+    the grid. All holes are predicted together, like the region of :func:`reconstruct_region`. Since sites without an
+    observation have no row in ``adata``, the result is an AnnData of its own, and ``adata`` stays as it is.
+
+    Parameters
+    ----------
+    adata
+        AnnData after :func:`stimage.pp.compact_grid`.
+    model
+        A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
+    context, interval, seed
+        As in :func:`reconstruct_region`.
+    key_added
+        Key of the parameters; name of the layers with bounds.
+
+    Returns
+    -------
+    AnnData
+        One row per hole, over the genes of ``adata`` that the model knows; none if there are no holes. Observations without
+        counts keep their name, other sites are called ``hole_<row>_<column>``, after the slide's name if there are several.
+
+    ``X``
+        Predicted log1p of counts per 10,000 (float32).
+    ``layers["stimage_holes_lower"]``, ``layers["stimage_holes_upper"]``
+        With ``interval``: its bounds.
+    ``obs["grid_row"]``, ``obs["grid_col"]``
+        Site, and the slide under the slide key of the grid.
+    ``obs["is_observation"]``
+        Whether the row is an observation of ``adata``.
+    ``obsm["spatial"]``
+        Coordinates: those of the observation, or interpolated on the lattice.
+    ``uns["grid"]``, ``uns["stimage_holes"]``
+        The grid of ``adata``, and ``params``.
+
+    Raises
+    ------
+    KeyError
+        If there is no grid, or no coordinates.
+    ValueError
+        If the grid is one of ranks, which leaves sites empty that are none, or ``interval`` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
+    >>> model = sti.tl.pretrain(adata, **options)
+    >>> torn = adata[~(adata.obs["grid_row"].between(9, 10) & adata.obs["grid_col"].between(9, 10))].copy()
+    >>> holes = sti.tl.fill_holes(torn, model)
+    >>> {"hole_9_9", "hole_9_10", "hole_10_9", "hole_10_10"} <= set(holes.obs_names)
+    True
+    """
+    from anndata import AnnData
+
+    _validate.check_anndata(adata)
+    if model is not None:
+        _validate.check_model(model, STImage)
+    _validate.check_key_added(key_added)
+    setup = setup_of(adata)
+    grid_key = setup["grid_key"]
+    _validate.check_grid(adata, grid_key)
+    grid = adata.uns[grid_key]["params"]
+    spatial_key, slide_key = str(grid["spatial_key"]), setup["slide_key"] or str(grid["slide_key"])
+    coordinates = _validate.check_spatial(adata, spatial_key)
+    model = pretrained.load() if model is None else model
+    slides = filled_holes(model, adata, coordinates, interval=interval, context=context, seed=seed)
+
+    columns = model.vocabulary.match(adata).first_variable
+    shared = columns >= 0
+    names, obs = [], []
+    for holes in slides:
+        prefix = f"{holes.slide}_" if len(slides) > 1 else ""
+        exists = holes.observation >= 0
+        names += [
+            adata.obs_names[number] if number >= 0 else f"{prefix}hole_{row}_{col}"
+            for (row, col), number in zip(holes.site_index, holes.observation, strict=True)
+        ]
+        part = pd.DataFrame(
+            holes.site_index.astype(np.int32), columns=[_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
+        )
+        obs.append(part.assign(is_observation=exists, **({slide_key: holes.slide} if slide_key else {})))
+    expression = np.concatenate([holes.expression for holes in slides], axis=1)[:, :, shared]
+    found = AnnData(
+        expression[0],
+        obs=pd.concat(obs).set_axis(pd.Index(names, dtype=object)),
+        var=adata.var.iloc[columns[shared]].copy(),
+        obsm={spatial_key: np.concatenate([holes.coordinates for holes in slides])},
+    )
+    if slide_key:
+        found.obs[slide_key] = found.obs[slide_key].astype("category")
+    if interval is not None:
+        found.layers[_keys.region_lower(key_added)], found.layers[_keys.region_upper(key_added)] = expression[1:]
+    found.uns[grid_key] = adata.uns[grid_key]
+    params = {"context": context, "interval": interval or 0.0, "seed": seed}
+    found.uns[key_added] = {"params": {**model.provenance(adata), **params}}
+    return found
