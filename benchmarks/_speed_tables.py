@@ -93,6 +93,8 @@ def embedding() -> str:
         ]
         for slide in found["slides"]
     ]
+    shipped = found["shipped_checkpoint"]
+    body.append([f"{shipped['spots']:,} spots, shipped checkpoint", f"{shipped['seconds']:.1f} s", "", "", ""])
     return table(["sites", "time", "per site", "products per 1,000 sites", "peak memory"], body)
 
 

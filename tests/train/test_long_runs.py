@@ -15,7 +15,9 @@ import pytest
 import torch
 from tiny_training import tiny_corpus, tiny_model, train
 
+from stimage.data import WindowDataModule
 from stimage.models._units import build_module
+from stimage.train import FiniteLoss, LossHistory, MaskedTrainingPlan, TrainingCheckpoints
 
 TESTS = Path(__file__).parents[1]
 
@@ -288,3 +290,31 @@ def test_number_of_windows_is_that_of_the_epoch(tmp_path):
             callbacks=[resumed],
         )
         assert resumed.windows == {epoch: whole.windows[epoch] for epoch in (1, 2)}
+
+
+def test_with_a_trainer_of_lightning(tmp_path, whole):
+    """As in the guide, without scvi-tools."""
+
+    def losses(epoch=None):
+        model, history = with_dropout(), LossHistory()
+        windows = WindowDataModule(model.corpus, model.spec, batch_size=5, windows_per_epoch=13)
+        plan = MaskedTrainingPlan(model.module.train(), model.optimizer, n_steps=12)
+        checkpoints = TrainingCheckpoints(tmp_path, {"seed": 0})
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=4,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+            callbacks=[*([] if epoch is None else [PowerCut(epoch)]), FiniteLoss(None), history, checkpoints],
+        )
+        checkpoints.fit(trainer, plan, windows)
+        return list(history.losses["train_loss"].values())
+
+    with pytest.raises(PowerCutError):
+        losses(2)
+    expected = whole.history["train_loss"].iloc[:, 0].tolist()
+    for _ in range(2):
+        assert losses() == expected

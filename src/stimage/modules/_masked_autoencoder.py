@@ -63,7 +63,7 @@ class MaskedAutoencoder(nn.Module):
     site_limits
         Most visible and most hidden sites of a window, see :func:`stimage.data.site_limits`. Where they are known,
         :meth:`loss` of windows with hidden sites works on tensors of one shape in every step and never waits for an
-        accelerator to tell; ``None`` at first, then it counts.
+        accelerator to tell; ``None`` at first, then it counts. Sites beyond the limits are left out.
 
     Examples
     --------
