@@ -52,7 +52,8 @@ def main() -> None:
     sti.tl.domains(adata, key_added="estimated_domain")
     sti.pl.domains(adata, color=["domain", "stimage_domain"], save=OUTPUT / "domains.png")
 
-    slide = model.corpus[0]
+    # The model works on counts per 1,000; baselines and errors are of the usual counts per 10,000, as reconstructions are.
+    slide = model.corpus[0].to_target_sum(1e4)
     positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity)
     components = benchmark.principal_components(slide.expression)
     baselines = {
