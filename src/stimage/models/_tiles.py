@@ -12,6 +12,9 @@ from stimage.modules import MaskedAutoencoder
 CPU_BATCH = 4
 """Windows in a forward pass on a CPU at most: more are no faster there, and take more memory."""
 
+WIDTH_STEP = 32
+"""Numbers of sites are filled up to multiples of this: with arrays of few sizes, memory that was freed is used again."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -141,7 +144,7 @@ def _told_vectors(
     idle = bool(module.config.decoder_layers) or not seen
     groups = [[look.visible, ~look.visible & ~look.told & idle, ~look.visible & look.told] for look in looks]
     parts = [[np.flatnonzero(member) for member in group] for group in groups]
-    widths = [max(map(len, column)) for column in zip(*parts, strict=True)]
+    widths = [-(-max(map(len, column)) // WIDTH_STEP) * WIDTH_STEP for column in zip(*parts, strict=True)]
     picked = np.full((len(looks), sum(widths)), -1)
     for row, part in zip(picked, parts, strict=True):
         for start, members in zip(np.cumsum([0, *widths]), part, strict=False):
