@@ -227,3 +227,22 @@ def test_five_slides_hold_out_a_whole_one(fit):
     model = fit(corpus, window=8, n_genes=10, training={"validation_size": 0.2})
     assert np.isfinite(model.history["validation_loss"].to_numpy()).all()
     assert model.manifest["slides"]["name"].tolist() == list("01234")
+
+
+def test_windows_cut_on_the_device(tissue, fit):
+    training = {"max_epochs": 6, "sampling": "device", "validation_size": 0.1}
+    model = fit(tissue, training=training, window=4)
+    loss = model.history["train_loss"].iloc[:, 0]
+    assert loss.iloc[-1] < loss.iloc[0]
+    assert same_weights(model, fit(tissue, training=training, window=4))
+    # Another way to cut them, of the same distribution: the loss comes to much the same.
+    on_cpu = fit(tissue, training=training | {"sampling": "cpu"}, window=4)
+    assert not same_weights(model, on_cpu)
+    assert loss.iloc[-1] == pytest.approx(on_cpu.history["train_loss"].iloc[-1, 0], rel=0.1)
+
+
+def test_only_windows_are_cut_on_a_device(tissue, fit):
+    with pytest.raises(ValueError, match="`sampling='device'` cuts windows"):
+        fit(tissue, unit="spot", training={"sampling": "device"})
+    with pytest.raises(ValueError, match="sampling.*'gpu'"):
+        fit(tissue, training={"sampling": "gpu"})

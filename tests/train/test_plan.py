@@ -58,3 +58,12 @@ def test_weight_decay_is_for_matrices(module):
     plain = ("bias", "norm.weight", "embedding", "mask_token", "log_sharpness")
     assert not [name for name in decayed if name.endswith(plain)]
     assert not [name for name in names if name not in decayed and not name.endswith(plain)]
+
+
+def test_gradient_is_clipped_to_a_norm():
+    plan = MaskedTrainingPlan(MaskedAutoencoder(10, AutoencoderConfig(dim=8, n_heads=2)), OptimizerConfig(), n_steps=1)
+    for parameter in plan.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    plan.configure_gradient_clipping(plan.configure_optimizers()["optimizer"], gradient_clip_val=0.5)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in plan.parameters()])
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.5 * len(gradient) ** -0.5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stimage import _validate
 from stimage.data import Slide
@@ -13,6 +13,9 @@ from stimage.data._masking import MASKINGS
 from stimage.data._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
 from stimage.models._presets import PRESETS
 from stimage.models._views import EMBEDDING_MODES, EmbeddingMode
+
+Sampling = Literal["cpu", "device"]
+"""Where windows are cut for training."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning's names for what a model can be trained in."""
@@ -115,6 +118,8 @@ def check_training_options(
     early_stopping: Any,
     precision: Any,
     accumulate_grad_batches: Any,
+    sampling: Any,
+    unit: SampleUnit,
     num_workers: Any,
     checkpoint_dir: Any,
     checkpoint_every_n_epochs: Any,
@@ -138,10 +143,20 @@ def check_training_options(
     elif early_stopping and validation_size == 0:
         raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
     _validate.check_choice("precision", precision, PRECISIONS)
+    _validate.check_choice("sampling", sampling, get_args(Sampling))
+    if sampling == "device" and unit.name != "patch":
+        raise ValueError(
+            f"`sampling='device'` cuts windows, which `unit`={unit.name!r} has none of: leave `sampling` out."
+        )
 
 
 def decisive_options(
-    trainer_options: dict[str, Any], *, batch_size: int, windows_per_epoch: int, validation_size: float
+    trainer_options: dict[str, Any],
+    *,
+    batch_size: int,
+    windows_per_epoch: int,
+    validation_size: float,
+    sampling: Sampling,
 ) -> dict[str, Any]:
     """Options that decide what a training learns, beside its model; JSON-compatible.
 
@@ -152,4 +167,5 @@ def decisive_options(
         "batch_size": batch_size,
         "windows_per_epoch": windows_per_epoch,
         "validation_size": float(validation_size),
+        "sampling": sampling,
     }

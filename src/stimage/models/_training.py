@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from stimage.data import WindowDataModule
+from stimage.data import DeviceWindowDataModule, WindowDataModule, site_limits
 from stimage.models._fit import fit
-from stimage.models._options import check_training_options, decisive_options
+from stimage.models._options import Sampling, check_training_options, decisive_options
 from stimage.models._readout import Readout
 from stimage.train import MaskedTrainingPlan, TrainingCheckpoints, from_first_process
 
@@ -30,6 +30,7 @@ class TrainMixin:
         devices: int | str | list[int] = "auto",
         precision: str = "32-true",
         accumulate_grad_batches: int = 1,
+        sampling: Sampling = "cpu",
         num_workers: int = 0,
         checkpoint_dir: str | PathLike[str] | None = None,
         checkpoint_every_n_epochs: int = 1,
@@ -59,8 +60,11 @@ class TrainMixin:
             ``"32-true"``, or ``"bf16-mixed"``: matrix products with 16 bits, for GPUs that are fast at it.
         accumulate_grad_batches
             Batches in a step of the optimiser, whose gradient is that of one batch of their joint size.
+        sampling
+            Where windows are cut: ``"cpu"``, or ``"device"``, where the model is trained and the expression of all slides
+            is then kept, in half precision. Faster on a GPU. The windows are others for a seed, of the same distribution.
         num_workers
-            Processes that prepare windows ahead. Results do not depend on it.
+            Processes that prepare windows ahead on the CPU. Results do not depend on it.
         checkpoint_dir
             Folder for checkpoints. If it has some of this very training, training goes on from the last: run again after an
             interruption, the same call ends as if it had never stopped. See the guide to clusters.
@@ -79,7 +83,8 @@ class TrainMixin:
         ------
         ValueError
             If early stopping is asked for without validation, the slides are too small to hold out a block, a batch has fewer
-            windows than there are devices, or ``checkpoint_dir`` holds another training.
+            windows than there are devices, ``checkpoint_dir`` holds another training, or spots or neighbourhoods are to be
+            sampled on a device.
         FloatingPointError
             If the loss is no longer finite. The error names the step, its windows and the file that they were written to.
         OSError
@@ -94,6 +99,8 @@ class TrainMixin:
             early_stopping=early_stopping,
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
+            sampling=sampling,
+            unit=self.unit,
             num_workers=num_workers,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every_n_epochs=checkpoint_every_n_epochs,
@@ -104,7 +111,7 @@ class TrainMixin:
         if windows_per_epoch is None:
             n_active = sum(int(slide.active.sum()) for slide in corpus)
             windows_per_epoch = max(round(8 * n_active / self.spec.window**2), 2 * batch_size)
-        data = WindowDataModule(
+        data = (DeviceWindowDataModule if sampling == "device" else WindowDataModule)(
             corpus,
             self.spec,
             batch_size=batch_size,
@@ -134,12 +141,18 @@ class TrainMixin:
         checkpoints = None
         if checkpoint_dir is not None:
             decisive = self._start() | decisive_options(
-                options, batch_size=batch_size, windows_per_epoch=windows_per_epoch, validation_size=validation_size
+                options,
+                batch_size=batch_size,
+                windows_per_epoch=windows_per_epoch,
+                validation_size=validation_size,
+                sampling=sampling,
             )
             checkpoints = TrainingCheckpoints(checkpoint_dir, decisive, every_n_epochs=checkpoint_every_n_epochs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module.train()
+            # Shapes that are known beforehand: a device never waits for the processor to ask how many sites are hidden.
+            self.module.site_limits = site_limits(self.spec) if sampling == "device" else None
             self.history, n_tokens = fit(plan, data, checkpoints=checkpoints, **options)
         self.n_tokens_seen += n_tokens
         self.module.eval()

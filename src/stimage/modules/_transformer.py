@@ -83,7 +83,7 @@ class LocalAttention(nn.Module):
             query, key, value = self.projection(sites).view(batch, n_sites, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         else:
             weight, bias = self.projection.weight, self.projection.bias
-            looking = functional.linear(sites[:, n_sites - n_told :], weight[:dim], bias[:dim])
+            looking = functional.linear(_last(sites, n_told), weight[:dim], bias[:dim])
             looked_at = functional.linear(sites[:, :n_visible], weight[dim:], bias[dim:])
             query = looking.view(batch, n_told, self.n_heads, -1).transpose(1, 2)
             key, value = looked_at.view(batch, n_visible, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
@@ -97,7 +97,7 @@ class LocalAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         size, n_queries, n_keys = query.shape[-1], query.shape[2], key.shape[2]
-        by_place = self._by_place(positions[:, positions.shape[1] - n_queries :], query.dtype)
+        by_place = self._by_place(_last(positions, n_queries), query.dtype)
         of_place = _of_place(positions[:, :n_keys], visible[:, :n_keys], key.dtype)
         # Kernels want rows of whole 16 bytes.
         fill = -(size + of_place.shape[-1]) % (16 // query.element_size())
@@ -122,6 +122,11 @@ class LocalAttention(nn.Module):
             # window's centre what is left would drown the gradient of the sharpness.
             terms += _split(-sharpness * place.square().sum(dim=-1, keepdim=True), dtype)
         return torch.cat([*terms, torch.full_like(terms[0][..., :1], -_FAR)], dim=-1).to(dtype)
+
+
+def _last(sites: Tensor, n: int) -> Tensor:
+    """The last sites; all of them as they are, since the gradient of a part is copied into zeros."""
+    return sites if n == sites.shape[1] else sites[:, sites.shape[1] - n :]
 
 
 _FAR = 2.0**15
@@ -172,7 +177,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Transform site vectors (batch x sites x dim), or the last ``n_told`` of them."""
         attended = self.attention(self.attention_norm(sites), positions, visible, n_visible=n_visible, n_told=n_told)
-        sites = sites[:, sites.shape[1] - attended.shape[1] :] + attended
+        sites = _last(sites, attended.shape[1]) + attended
         return sites + self.feedforward(self.feedforward_norm(sites))
 
 

@@ -108,6 +108,18 @@ class MaskedTrainingPlan(lightning.LightningModule):
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient; Lightning itself refuses to with one kernel for all weights and ``bf16-mixed``."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def validation_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> None:
         """Loss of a batch of held-out windows."""
         self.validation_loss.update(self._loss(batch)[2], weight=len(batch["genes"]))
@@ -140,6 +152,6 @@ class MaskedTrainingPlan(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _can_fuse(self) -> bool | None:
-        """On a GPU one kernel updates all weights, but not with 16-bit floats, whose gradients it would scale itself."""
-        on_gpu = all(parameter.device.type == "cuda" for parameter in self.module.parameters())
-        return True if on_gpu and not (self._trainer and self.trainer.precision == "16-mixed") else None
+        """One kernel updates all weights, but not with 16-bit floats, whose gradients it would scale itself."""
+        fusing = all(parameter.device.type in ("cpu", "cuda") for parameter in self.module.parameters())
+        return True if fusing and not (self._trainer and self.trainer.precision == "16-mixed") else None
