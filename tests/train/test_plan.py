@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig
