@@ -5,18 +5,30 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import pandas as pd
 import torch
 
 from stimage import _validate
 from stimage.data import Vocabulary
+from stimage.models._checked_config import (
+    MISFITS,
+    check_config_size,
+    check_unaltered,
+    damaged,
+    read_dataclass,
+    read_history,
+    read_manifest,
+    sealed,
+    typed,
+)
+from stimage.models._checked_weights import check_prefixes, check_tensors, load_module, of_shapes, tensors_under
 from stimage.models._expression_head import ExpressionHead
 from stimage.models._image_basis import ImageBasis
 from stimage.models._image_features import PatchSpec, encoder_id, named_encoder, tensors_id
-from stimage.models._saving import tensors_under
+from stimage.models._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
 from stimage.models._setup import vocabulary_hash
+from stimage.models._sharing import ShareMixin
 from stimage.models._stimage import STImage
 from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
 from stimage.train import AlignmentOptimizerConfig, load_checkpoint, save_checkpoint
@@ -24,12 +36,10 @@ from stimage.train import AlignmentOptimizerConfig, load_checkpoint, save_checkp
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_GENE_ENCODER = "gene_encoder"
-_MISFITS = (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError)
-"""What reading something of another kind or size raises."""
+_GeneEncoder = Literal["STImage", "ScGPTEncoder"]
 
 
-class AlignmentSaveMixin:
+class AlignmentSaveMixin(ShareMixin):
     """Saving, loading and provenance of an aligner."""
 
     @property
@@ -100,7 +110,7 @@ class AlignmentSaveMixin:
         if (directory / "config.json").exists() and not overwrite:
             raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
         if isinstance(self.gene_encoder, STImage):
-            self.gene_encoder.save(directory / _GENE_ENCODER, overwrite=overwrite)
+            self.gene_encoder.save(directory / GENE_ENCODER, overwrite=overwrite)
         encoders = [self.image_encoder, self.niche_image_encoder]
         config = {
             "stimage_version": version("stimage"),
@@ -124,7 +134,7 @@ class AlignmentSaveMixin:
             "history": {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in self.history.items()},
             "manifest": self.manifest_record(),
         }
-        save_checkpoint(directory, kind=type(self).__name__, weights=self._tensors(), config=config)
+        save_checkpoint(directory, kind=type(self).__name__, weights=self._tensors(), config=sealed(config))
 
     @classmethod
     def load(
@@ -167,31 +177,31 @@ class AlignmentSaveMixin:
             If it is of another kind or version, truncated or altered, or an encoder is missing or another one.
         """
         _validate.check_path("directory", directory)
+        check_config_size(Path(directory))
         weights, config = load_checkpoint(directory, kind=cls.__name__)
         model = cls.__new__(cls)
         try:
-            model.vocabulary = Vocabulary(config["genes"], config["ensembl_ids"])
-            model.config = AlignerConfig(**{**config["config"], "weights": tuple(config["config"]["weights"])})
-            optimizer = config["optimizer"]
-            model.optimizer = AlignmentOptimizerConfig(
-                **{**optimizer, "weight_decay": tuple(optimizer["weight_decay"])}
-            )
-            model.patches = PatchSpec(**{name: tuple(widths) for name, widths in config["patches"].items()})
-            model.train_image_encoder = bool(config["train_image_encoder"])
-            model.spot_context, model.niches = bool(config["spot_context"]), bool(config["niches"])
-            model.niche_key, model.seed = str(config["niche_key"]), int(config["seed"])
-            model.n_spot_genes = int(config["n_spot_genes"])
-            model.is_trained, model.n_tokens_seen = bool(config["is_trained"]), int(config["n_tokens_seen"])
-            model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
-            model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
-            if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
-                raise ValueError("the checksum of the gene names does not match")
-            spot, niche = zip(config["image_encoders"], config["image_encoder_ids"], strict=True)
+            check_unaltered(config)
+            model.vocabulary = Vocabulary(config["genes"], typed(config["ensembl_ids"], dict, "ensembl_ids"))
+            model.config = read_dataclass(AlignerConfig, config["config"], "config")
+            model.optimizer = read_dataclass(AlignmentOptimizerConfig, config["optimizer"], "optimizer")
+            model.patches = read_dataclass(PatchSpec, config["patches"], "patches")
+            for name in ("train_image_encoder", "spot_context", "niches", "is_trained"):
+                setattr(model, name, typed(config[name], bool, name))
+            model.niche_key, model.seed = typed(config["niche_key"], str, "niche_key"), config["seed"]
+            model.n_spot_genes = typed(config["n_spot_genes"], int, "n_spot_genes")
+            model.n_tokens_seen = config["n_tokens_seen"]
+            model.history = read_history(config["history"])
+            model.manifest = read_manifest(config["manifest"])
+            names, ids = (typed(config[key], list, key) for key in ("image_encoders", "image_encoder_ids"))
             gene_encoder_kind, gene_encoder_id = config["gene_encoder"], config["gene_encoder_id"]
-        except _MISFITS as error:
-            raise _damaged(directory, error) from error
+            model._check_values(names, gene_encoder_kind)
+            spot, niche = zip(names, ids, strict=True)
+            check_prefixes(weights, ("module.", "basis.", "head."))
+        except MISFITS as error:
+            raise damaged(directory, error) from error
         model.image_encoder = _image_encoder_of(
-            *spot, image_encoder, "image_encoder", seed=model.seed, trained=model.train_image_encoder
+            *spot, image_encoder, "image_encoder", directory, seed=model.seed, trained=model.train_image_encoder
         )
         if niche == spot and niche_image_encoder is None and not model.train_image_encoder:
             model.niche_image_encoder = model.image_encoder
@@ -199,35 +209,80 @@ class AlignmentSaveMixin:
             if niche_image_encoder is None and niche[0] == spot[0]:
                 niche_image_encoder = image_encoder
             model.niche_image_encoder = _image_encoder_of(
-                *niche, niche_image_encoder, "niche_image_encoder", seed=model.seed
+                *niche, niche_image_encoder, "niche_image_encoder", directory, seed=model.seed
             )
         model.gene_encoder = _gene_encoder_of(gene_encoder_kind, gene_encoder_id, Path(directory), gene_encoder)
         try:
-            axes, head = (
-                {name: tensor.numpy() for name, tensor in tensors_under(weights, prefix).items()}
-                for prefix in ("basis.", "head.")
-            )
+            axes, head = tensors_under(weights, "basis."), tensors_under(weights, "head.")
+            model._check_image_tensors(axes, head)
+            axes, head = ({name: tensor.numpy() for name, tensor in part.items()} for part in (axes, head))
             model.basis = None
-            if model.image_encoder is None and (axes or head):
-                raise ValueError("there are weights for images, and no image encoder is named")
             if axes:
                 model.basis = ImageBasis(axes.get("spot_image"), axes.get("niche_image"), model.spot_context)
             model.head = ExpressionHead.from_tensors(head) if head else None
-            if model.head is not None and model.head.shape != (model.n_head_inputs, len(model.genes)):
-                raise ValueError(f"the regression on images has shape {model.head.shape}")
-            model.module = model._build_module()
-            model.module.load_state_dict(tensors_under(weights, "module."))
-        except _MISFITS as error:
-            raise _damaged(directory, error) from error
+            n_blocks = model.config.n_layers if model.niches and model.config.adaptive else 0
+            model.module = load_module(model._build_module, tensors_under(weights, "module."), n_blocks=n_blocks)
+        except MISFITS as error:
+            raise damaged(directory, error) from error
         model.module.eval()
         model.paired = None
         if data is not None:
             model.paired = model._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, images=True)
         return model
 
+    def _file_names(self) -> tuple[str, ...]:
+        return (*MODEL_FILES, *(GENE_ENCODER_FILES if isinstance(self.gene_encoder, STImage) else ()))
 
-def _damaged(directory: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error}).")
+    def _as_saved(self, directory: Path) -> Self:
+        return self
+
+    def _card_facts(self) -> dict[str, str]:
+        image = "none" if self.image_encoder is None else f"`{self.image_encoder.config.name}`"
+        gene = "trained along" if self.gene_encoder is None else f"`{type(self.gene_encoder).__name__}`"
+        return {"image encoder": image, "gene encoder of spots": gene, "niches": "seen" if self.niches else "not seen"}
+
+    def _card_encoders(self) -> str:
+        needed = [] if self.image_encoder is None else ["image_encoder=..."]
+        if isinstance(self.gene_encoder, ScGPTEncoder):
+            needed.append("gene_encoder=...")
+        return "".join(f", {argument}" for argument in needed)
+
+    def _check_values(self, image_encoders: list[Any], gene_encoder: Any) -> None:
+        """Raise ``ValueError`` or ``TypeError`` for values that no model is built with."""
+        _validate.check_seed(self.seed)
+        _validate.check_positive("n_tokens_seen", self.n_tokens_seen, smallest=0)
+        if vocabulary_hash(self.genes) != self.manifest["vocabulary_sha256"]:
+            raise ValueError("the checksum of the gene names does not match")
+        for name in image_encoders:
+            if name is not None:
+                typed(name, str, "image_encoders")
+        if gene_encoder is not None:
+            typed(gene_encoder, _GeneEncoder, "gene_encoder")
+        spot, niche = image_encoders
+        if (niche is None) != (spot is None or not self.niches) or (spot is None and self.train_image_encoder):
+            raise ValueError(
+                f"`image_encoders` are {'named' if niche else 'missing'} where the other parts say otherwise"
+            )
+        if gene_encoder is None and self.n_spot_genes != len(self.genes):
+            raise ValueError(f"`n_spot_genes` is {self.n_spot_genes}, and there are {len(self.genes)} genes")
+
+    def _check_image_tensors(self, axes: dict[str, torch.Tensor], head: dict[str, torch.Tensor]) -> None:
+        """Raise ``ValueError`` unless the tensors for images are those of the encoders, patches and genes."""
+        if self.image_encoder is None and (axes or head):
+            raise ValueError("there are weights for images, and no image encoder is named")
+        shapes = {}
+        n_spot, n_niche = self.patches.n_colours
+        if self.image_encoder is not None and not self.train_image_encoder:
+            width = self.image_encoder.config.width * len(self.patches.spot_widths) + n_spot
+            shapes["spot_image"] = (width, axes["spot_image"].shape[1])
+        if self.niche_image_encoder is not None:
+            width = self.niche_image_encoder.config.width * len(self.patches.niche_widths) + n_niche
+            shapes["niche_image"] = (width, axes["niche_image"].shape[1])
+        check_tensors(of_shapes(shapes), axes)
+        if head:
+            n_inputs, n_genes = self.n_head_inputs, len(self.genes)
+            shapes = {"mean": (n_inputs,), "weights": (n_inputs, n_genes), "intercept": (n_genes,), "penalty": (1,)}
+            check_tensors(of_shapes(shapes), head)
 
 
 def _image_encoder_of(
@@ -235,6 +290,7 @@ def _image_encoder_of(
     expected: str | None,
     given: ImageEncoder | None,
     parameter: str,
+    directory: str | Path,
     *,
     seed: int,
     trained: bool = False,
@@ -248,15 +304,17 @@ def _image_encoder_of(
         try:
             given = named_encoder(name, seed)
         except ValueError as error:
+            name = name[:80]
             raise ValueError(
-                f"The model was trained with the image encoder {name!r}: pass `{parameter}="
-                f"stimage.modules.load_image_encoder({name!r}, weights=...)`."
+                f"The model in {str(directory)!r} was trained with the image encoder {name!a}: pass `{parameter}="
+                f"stimage.modules.load_image_encoder({name!a}, weights=...)`."
             ) from error
     if trained:  # its weights are in the checkpoint
         return copy.deepcopy(given).eval().requires_grad_(False)
     if encoder_id(given) != expected:
         raise ValueError(
-            f"`{parameter}` has other weights than the {name!r} that the model was trained with: pass the same ones."
+            f"`{parameter}` has other weights than the {name[:80]!a} that the model in {str(directory)!r} was trained with: "
+            "pass the same ones."
         )
     return given.eval().requires_grad_(False)
 
@@ -268,14 +326,19 @@ def _gene_encoder_of(
     if kind is None:
         return None
     if kind == STImage.__name__:
-        encoder = STImage.load(directory / _GENE_ENCODER)
+        encoder = STImage.load(directory / GENE_ENCODER)
     elif isinstance(given, ScGPTEncoder):
         encoder = given
     else:
         found = "" if given is None else f", found {type(given).__name__}"
-        raise ValueError(f"The model was trained with a frozen {kind}: pass it as `gene_encoder`{found}.")
+        raise ValueError(
+            f"The model in {str(directory)!r} was trained with a frozen {kind}: pass it as `gene_encoder`{found}."
+        )
     if _gene_encoder_id(encoder) != expected:
-        raise ValueError(f"`gene_encoder` has other weights than the {kind} that the model was trained with.")
+        raise ValueError(
+            f"`gene_encoder` has other weights than the {kind} that the model in {str(directory)!r} was trained with: pass "
+            "the same one, or get the model again."
+        )
     return encoder
 
 

@@ -1,19 +1,35 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
 import torch
 
 from stimage import _validate
 from stimage.data import Corpus, SampleUnit, Vocabulary, WindowSpec
+from stimage.models._checked_config import (
+    LARGEST_WINDOW,
+    MISFITS,
+    check_config_size,
+    check_unaltered,
+    damaged,
+    read_dataclass,
+    read_history,
+    read_manifest,
+    sealed,
+    typed,
+)
+from stimage.models._checked_weights import check_prefixes, check_readout, load_module, tensors_under
+from stimage.models._manifest import MODEL_FILES
+from stimage.models._options import check_model_options, check_unit_options
 from stimage.models._readout import Readout
 from stimage.models._setup import vocabulary_hash
+from stimage.models._sharing import ShareMixin
 from stimage.models._units import build_module
 from stimage.modules import AutoencoderConfig
 from stimage.train import OptimizerConfig, is_first_process, load_checkpoint, save_checkpoint
@@ -22,7 +38,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class SaveMixin:
+class SaveMixin(ShareMixin):
     """Saving, loading and provenance of a model that owns a module, a vocabulary and a manifest."""
 
     @property
@@ -117,7 +133,11 @@ class SaveMixin:
             weights = {
                 name: tensor.half() if name.startswith("module.") else tensor for name, tensor in weights.items()
             }
-        save_checkpoint(directory, kind=type(self).__name__, weights=weights, config=config)
+            if not all(tensor.isfinite().all() for tensor in weights.values()):
+                raise ValueError(
+                    "`half_precision` holds numbers up to 65504, and some weights are larger: leave it out."
+                )
+        save_checkpoint(directory, kind=type(self).__name__, weights=weights, config=sealed(config))
 
     @classmethod
     def load(cls, directory: str | Path, data: AnnData | Sequence[AnnData] | Corpus | None = None) -> Self:
@@ -143,35 +163,81 @@ class SaveMixin:
             If it is of another kind or version, truncated or altered.
         """
         _validate.check_path("directory", directory)
+        check_config_size(Path(directory))
         weights, config = load_checkpoint(directory, kind=cls.__name__)
         model = cls.__new__(cls)
         try:
-            model.vocabulary = Vocabulary(config["genes"], config["ensembl_ids"])
-            model.spec = WindowSpec(**config["spec"])
-            model.unit = SampleUnit(**config["unit"])
-            model.autoencoder = AutoencoderConfig(**config["autoencoder"])
-            model.optimizer = OptimizerConfig(**config["optimizer"])
-            model.target_sum = float(config["target_sum"])
-            model.seed = int(config["seed"])
-            model.is_trained = bool(config["is_trained"])
-            model.n_tokens_seen = int(config["n_tokens_seen"])
-            model.history = {name: pd.DataFrame({name: values}) for name, values in config["history"].items()}
-            model.manifest = {**config["manifest"], "slides": pd.DataFrame(config["manifest"]["slides"])}
-            if vocabulary_hash(model.genes) != model.manifest["vocabulary_sha256"]:
-                raise ValueError("the checksum of the gene names does not match")
-            model.module = build_module(len(model.genes), model.autoencoder, model.unit)
-            model.module.load_state_dict(tensors_under(weights, "module."))
-            readout = {name: tensor.numpy() for name, tensor in tensors_under(weights, "readout.").items()}
-            model.readout = Readout.from_tensors(readout) if readout else None
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
-            raise ValueError(
-                f"Checkpoint {str(directory)!r} is damaged: its config and weights do not fit ({error})."
-            ) from error
+            check_unaltered(config)
+            model.vocabulary = Vocabulary(config["genes"], typed(config["ensembl_ids"], dict, "ensembl_ids"))
+            model.spec = read_dataclass(WindowSpec, config["spec"], "spec")
+            model.unit = read_dataclass(SampleUnit, config["unit"], "unit")
+            model.autoencoder = read_dataclass(AutoencoderConfig, config["autoencoder"], "autoencoder")
+            model.optimizer = read_dataclass(OptimizerConfig, config["optimizer"], "optimizer")
+            model.target_sum = typed(config["target_sum"], float, "target_sum")
+            model.seed = config["seed"]
+            model.is_trained = typed(config["is_trained"], bool, "is_trained")
+            model.n_tokens_seen = config["n_tokens_seen"]
+            model.history = read_history(config["history"])
+            model.manifest = read_manifest(config["manifest"])
+            model._check_values()
+            check_prefixes(weights, ("module.", "readout."))
+            model.module = load_module(
+                lambda: build_module(len(model.genes), model.autoencoder, model.unit),
+                tensors_under(weights, "module."),
+                n_blocks=model.autoencoder.n_layers + model.autoencoder.decoder_layers,
+            )
+            readout = tensors_under(weights, "readout.")
+            model.readout = None
+            if readout:
+                check_readout(readout, model.autoencoder.dim)
+                model.readout = Readout.from_tensors({name: tensor.numpy() for name, tensor in readout.items()})
+        except MISFITS as error:
+            raise damaged(directory, error) from error
         model.module.eval()
         model.corpus = None if data is None else model._corpus_for(data)
         return model
 
+    def _file_names(self) -> tuple[str, ...]:
+        return MODEL_FILES
 
-def tensors_under(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    def _as_saved(self, directory: Path) -> Self:
+        """The model that will be loaded, whose weights are others in half precision."""
+        return type(self).load(directory)
+
+    def _card_facts(self) -> dict[str, str]:
+        spec, unit = self.spec, self.unit.name
+        sample = f"{spec.window} x {spec.window} sites" if unit == "patch" else f"{unit}, {spec.window**2} in a sample"
+        return {
+            "window" if unit == "patch" else "unit": f"{sample}, {spec.n_genes} genes, {spec.mask_ratio:.0%} hidden"
+        }
+
+    def _card_encoders(self) -> str:
+        return ""
+
+    def _check_values(self) -> None:
+        """Raise ``ValueError`` or ``TypeError`` for values that no model is built with."""
+        spec, unit = self.spec, self.unit
+        check_model_options(
+            preset="default",
+            gene_selection=spec.gene_selection,
+            masking=spec.masking,
+            mask_ratio=spec.mask_ratio,
+            window=spec.window,
+            n_genes=spec.n_genes,
+            n_pool_genes=len(self.genes),
+            seed=self.seed,
+        )
+        check_unit_options(
+            unit=unit.name,
+            masking=spec.masking,
+            window=spec.window,
+            n_neighbors=unit.n_neighbors,
+            neighbor_weights=unit.neighbor_weights,
+            n_macro_domains=unit.n_macro_domains,
+        )
+        _validate.check_positive("n_tokens_seen", self.n_tokens_seen, smallest=0)
+        _validate.check_range("target_sum", self.target_sum, 0, math.inf)
+        if spec.window > LARGEST_WINDOW:
+            raise ValueError(f"`window` must be at most {LARGEST_WINDOW}, found {spec.window}")
+        if vocabulary_hash(self.genes) != self.manifest["vocabulary_sha256"]:
+            raise ValueError("the checksum of the gene names does not match")
