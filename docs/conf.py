@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from sphinx.application import Sphinx
+from sphinx.ext import autosummary
 from sphinx.pycode import ModuleAnalyzer
 
 import stimage
@@ -41,6 +42,8 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "su
 myst_heading_anchors = 3
 
 autosummary_generate = True
+# A summary is the first sentence, which "Eq. 6" does not end.
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.")
 # Pages of names that are gone would stay, and fail the build.
 shutil.rmtree(Path(__file__).parent / "api" / "generated", ignore_errors=True)
 autodoc_member_order = "bysource"
@@ -61,6 +64,10 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "stimage"
+html_static_path = ["_static"]
+html_css_files = ["stimage.css"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

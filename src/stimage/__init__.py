@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import benchmark, data, datasets, models, pl, pp, pretrained, tl
+    from . import benchmark, data, datasets, models, modules, pl, pp, pretrained, tl, train
 
-__all__ = ["benchmark", "data", "datasets", "models", "pl", "pp", "pretrained", "tl"]
+__all__ = ["benchmark", "data", "datasets", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
 
 __version__: str
 
