@@ -233,7 +233,7 @@ def scvi_settings():
     saved = {name: getattr(scvi.settings, name) for name in ("verbosity", "progress_bar_style", "seed")}
     yield scvi.settings
     for name, value in saved.items():
-        if value is not None:
+        if value is not None or name == "seed":
             setattr(scvi.settings, name, value)
 
 
@@ -249,6 +249,55 @@ def test_progress_follows_scvi(finished, model, scvi_settings, capsys, quiet):
     sti.tl.domains(adata)  # tries many numbers of domains
     printed = capsys.readouterr()
     assert bool(printed.out + printed.err) is not quiet
+
+
+@pytest.mark.parametrize("style", ["tqdm", "rich"])
+def test_progress_bars_have_the_style_of_scvi(scvi_settings, capsys, style):
+    from stimage._progress import progress
+
+    scvi_settings.progress_bar_style = style
+    assert list(progress(range(3), "Steps")) == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert "Steps" in printed
+    assert ("it/s" in printed) is (style == "tqdm")
+
+
+def test_seeds_may_be_those_of_scvi(finished, model, scvi_settings):
+    """Only where asked for with ``seed=None``: a default of another package changes no result by itself."""
+
+    def results(**seed):
+        adata = finished.copy()
+        sti.tl.embed(adata, model, n_repeats=1, mode="context", key_added="X", **seed)
+        sti.tl.domains(adata, 2, method="kmeans", use_rep="X", **seed)
+        sti.tl.reconstruct_region(adata, model, size=3, **seed)
+        holes = sti.tl.fill_holes(adata, model, **seed)
+        written = [
+            adata.uns["stimage"]["X"],
+            *(adata.uns[key]["params"] for key in ("stimage_domain", "stimage_region")),
+        ]
+        seeds = {int(params["seed"]) for params in (*written, holes.uns["stimage_holes"]["params"])}
+        return seeds, adata.obsm["X"], adata.obs["stimage_region_masked"].to_numpy()
+
+    def equal(one, other):
+        return one[0] == other[0] and all(np.array_equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+
+    zero, five = results(), results(seed=5)
+    assert (zero[0], five[0]) == ({0}, {5})
+    assert not any(np.array_equal(a, b) for a, b in zip(zero[1:], five[1:], strict=True))
+    assert equal(results(seed=None), zero)
+    scvi_settings.seed = 5
+    assert equal(results(seed=None), five)
+    assert equal(results(), zero)
+
+
+def test_training_may_have_the_seed_of_scvi(finished, scvi_settings):
+    options = {"window": 6, "n_pool_genes": 30, "n_genes": 20, "max_epochs": 1, "windows_per_epoch": 4, "batch_size": 4}
+    options |= {"accelerator": "cpu", "enable_progress_bar": False, "spectral_start": False}
+    scvi_settings.seed = 5
+    trained = [sti.tl.pretrain(finished.copy(), **options, **seed) for seed in ({"seed": None}, {"seed": 5})]
+    assert [model.seed for model in trained] == [5, 5]
+    first, second = (model.module.state_dict() for model in trained)
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_version_types_and_quick_import():

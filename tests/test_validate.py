@@ -71,7 +71,7 @@ def test_counts_say_what_is_wrong_and_where_counts_may_be(form):
 
 
 def test_counts_of_other_kinds():
-    with pytest.raises(ValueError, match="adata.X is empty: pass `layer=`"):
+    with pytest.raises(ValueError, match="adata.X is empty: pass the raw counts with `layer=`"):
         _validate.check_counts(AnnData(obs={"a": [1, 2]}))
     coo = slide(np.eye(3))
     coo.layers["dense"] = np.eye(3, dtype=complex)

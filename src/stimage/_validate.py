@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+LAYER_ADVICE = "pass the raw counts with `layer=`"
+SETUP_ADVICE = "say where raw counts are with `stimage.models.STImage.setup_anndata(adata, layer=...)`"
 _BLOCK = 1 << 22  # values looked at together, so that a check needs no copy of a large matrix
 
 
@@ -70,8 +72,11 @@ def check_key_added(value: object) -> None:
     """Raise unless ``value`` can be a key of an AnnData that is written to a file."""
     if not isinstance(value, str):
         raise TypeError(f"`key_added` must be a string, found {type(value).__name__}.")
-    if not value or "/" in value:
-        raise ValueError(f"`key_added` must be a non-empty string without '/', found {value!r}: files need such keys.")
+    # Files make a path of a key; zarr takes a backslash for a slash as well.
+    if not value.strip(".") or set(value) & set("/\\\0"):
+        raise ValueError(
+            f"`key_added` must be a non-empty string without '/' or a backslash, found {value!r}: files need such keys."
+        )
 
 
 def check_size(adata: AnnData, *, n_obs: int = 2, n_vars: int = 2) -> None:
@@ -159,8 +164,13 @@ def layer_names(adata: AnnData) -> list[str]:
     return [name for name in adata.layers.keys() if name is not None]
 
 
-def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
-    """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers."""
+def check_counts(
+    adata: AnnData, layer: str | None = None, *, advice: str = LAYER_ADVICE
+) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
+    """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers.
+
+    ``advice`` says how the caller is told where the counts are.
+    """
     if layer is not None:
         check_text("layer", layer)
     if layer is not None and layer not in adata.layers:
@@ -168,7 +178,7 @@ def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | spa
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     counts = adata.X if layer is None else adata.layers[layer]
     if counts is None:
-        raise ValueError(f"adata.X is empty: pass `layer=`; available layers: {listing(layer_names(adata), 30)}.")
+        raise ValueError(f"adata.X is empty: {advice} (available layers: {listing(layer_names(adata), 30)}).")
     if not (isinstance(counts, np.ndarray) or (sparse.issparse(counts) and counts.format in ("csr", "csc"))):
         raise TypeError(
             f"{where} must be a numpy array or a CSR or CSC matrix in memory, found {type(counts).__name__}: "
@@ -178,7 +188,7 @@ def check_counts(adata: AnnData, layer: str | None = None) -> NDArray[Any] | spa
         raise TypeError(f"{where} must hold numbers, found dtype {counts.dtype}.")
     if counts.dtype.kind in "ub":
         return counts
-    other = f"pass the raw counts with `layer=` (available layers: {listing(layer_names(adata), 30)})"
+    other = f"{advice} (available layers: {listing(layer_names(adata), 30)})"
     for block in _blocks(counts):
         low, high = block.min(), block.max()
         if not np.isfinite(low) or not np.isfinite(high):
@@ -208,15 +218,54 @@ def _blocks(matrix: NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix) -> Ite
 def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
     """Return the table of slides of a compact grid; raise ``KeyError`` when there is none, or it was cut apart."""
     check_text("grid_key", grid_key)
-    grid = adata.uns.get(grid_key)
     columns = (_keys.grid_row(grid_key), _keys.grid_col(grid_key))
-    complete = isinstance(grid, Mapping) and {"params", "slides"} <= set(grid)
-    if not complete or any(column not in adata.obs for column in columns):
+    if not has_grid(adata, grid_key) or any(column not in adata.obs for column in columns):
         raise KeyError(
             f"No compact grid: adata.uns[{grid_key!r}], adata.obs[{columns[0]!r}] and adata.obs[{columns[1]!r}] are "
             f"needed (found uns keys {listing(adata.uns.keys(), 30)}): run `stimage.pp.compact_grid(adata)` first."
         )
-    return grid["slides"]
+    for column in columns:
+        if adata.obs[column].dtype.kind not in "iuf":
+            raise TypeError(
+                f"adata.obs[{column!r}] must hold rows or columns of a grid, found dtype {adata.obs[column].dtype}: run "
+                "`stimage.pp.compact_grid` again."
+            )
+    return adata.uns[grid_key]["slides"]
+
+
+def has_grid(adata: AnnData, grid_key: str) -> bool:
+    """Whether ``uns`` has the parameters and the slides of a compact grid."""
+    grid = adata.uns.get(grid_key)
+    if not isinstance(grid, Mapping) or not {"params", "slides"} <= set(grid):
+        return False
+    params, slides = grid["params"], grid["slides"]
+    if not isinstance(params, Mapping) or not {"slide_key", "spatial_key"} <= set(params):
+        return False
+    return {"layout", "parity"} <= set(getattr(slides, "columns", ())) and len(slides) > 0
+
+
+def grid_sites(adata: AnnData, grid_key: str) -> NDArray[np.int64]:
+    """Row and column of each observation on a compact grid (n_obs, 2); raise ``ValueError`` unless all have a site."""
+    check_grid(adata, grid_key)
+    columns = [_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
+    sites = adata.obs[columns].to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = np.flatnonzero(~(np.isfinite(sites) & (sites >= 0) & (sites == np.rint(sites))).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"adata.obs[{columns[0]!r}] and adata.obs[{columns[1]!r}] of {len(bad)} observations (e.g. "
+            f"{listing(adata.obs_names[bad], 3)}) are no sites: run `stimage.pp.compact_grid` again."
+        )
+    return sites.astype(np.int64)
+
+
+def notes_of(adata: AnnData) -> dict[str, Any]:
+    """A copy of ``uns["stimage"]``; empty when there is none yet."""
+    notes = adata.uns.get(_keys.STIMAGE, {})
+    setup = notes.get("setup", {}) if isinstance(notes, Mapping) else {}
+    for where, found in ((f"adata.uns[{_keys.STIMAGE!r}]", notes), (f"adata.uns[{_keys.STIMAGE!r}]['setup']", setup)):
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{where} holds a {type(found).__name__} that stimage did not write: give it another key.")
+    return dict(notes)
 
 
 def genes_are_ensembl(genes: Iterable[str]) -> bool:
@@ -231,6 +280,17 @@ def check_positive(parameter: str, value: object, *, smallest: int = 1) -> None:
         raise TypeError(f"`{parameter}` must be an integer, found {type(value).__name__}.")
     if value < smallest:
         raise ValueError(f"`{parameter}` must be at least {smallest}, found {value}.")
+
+
+def positive_number(where: str, value: object) -> float:
+    """A positive finite number that something outside of a call holds; raise ``ValueError`` for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (np.isfinite(number) and number > 0):
+        raise ValueError(f"{where} must be a positive number, found {value!r}: correct or remove it.")
+    return number
 
 
 def check_seed(seed: object) -> None:

@@ -229,6 +229,13 @@ def test_slides_that_do_not_fit(folder):
         "has layout 'spiral'": replace(good, layout="spiral"),
         "Slide 'new' cannot be stored: its raster shows sites": replace(good, raster=good.raster + 1),
         "Slide 'new' cannot be stored: its library sizes": replace(good, library_size=good.library_size * np.nan),
+        "Slide 'new' cannot be stored: its expression is not log1p": replace(good, expression=good.expression * -1),
+        "Slide 'new' cannot be stored: its expression is not log1p of": replace(
+            good, expression=good.expression * np.nan
+        ),
+        "Slide 'new' cannot be stored: its centre is not": replace(good, centre=np.full(6, np.inf, np.float32)),
+        "Slide 'new' cannot be stored: its observations have": replace(good, observation_index=-good.observation_index),
+        "has a name that cannot be written": replace(good, name="\ud800"),
     }
     with CorpusWriter(folder, GENES, target_sum=1e4) as writer:
         for message, slide in bad.items():

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from stimage import datasets, pp
-from stimage.data import Corpus
+from stimage.benchmark._compare import _baselines
+from stimage.data import Corpus, macro_domains
 from stimage.models import STImage
 from stimage.models._setup import corpus_of
 
@@ -42,6 +43,17 @@ def test_training_from_disk_is_training_from_memory(in_memory, on_disk):
     np.testing.assert_allclose(
         found.get_latent_representation(mode="visible"), expected.get_latent_representation(mode="visible"), atol=1e-5
     )
+
+
+def test_baselines_and_macro_domains_from_disk_are_those_from_memory(in_memory, on_disk, monkeypatch):
+    monkeypatch.setattr("stimage.data._stored_matrix._BLOCK", 500)
+    in_memory = in_memory.to_target_sum(on_disk[0].target_sum)
+    expected, found = (_baselines(corpus.slides, 0) for corpus in (in_memory, on_disk))
+    assert list(found) == list(expected)
+    for name, vectors in expected.items():
+        np.testing.assert_allclose(found[name], vectors, rtol=1e-4, atol=1e-4, err_msg=name)
+    for stored, slide in zip(on_disk, in_memory, strict=True):
+        np.testing.assert_array_equal(macro_domains(stored, 4), macro_domains(slide, 4))
 
 
 def test_another_scale_is_converted(in_memory, tmp_path):

@@ -160,6 +160,37 @@ def test_saved_and_closed(tissue, tmp_path):
     assert plt.get_fignums() == before
 
 
+def test_chosen_slides(sections):
+    names = ["slide_3", "slide_1"]
+    with assert_unchanged(sections):
+        figure = sti.pl.domains(sections, color="domain", slides=names)
+    assert [ax.get_title() for ax in figure.axes] == names
+    for ax, name in zip(figure.axes, names, strict=True):
+        np.testing.assert_allclose(drawn(ax)[0], sections[sections.obs["slide"] == name].obsm["spatial"], atol=1e-6)
+    alone = sti.pl.domains(sections, color="domain", slides="slide_2")
+    assert [ax.get_title() for ax in alone.axes] == ["slide_2: domain"]
+    with pytest.raises(
+        KeyError, match="`slides` names 'slide_9'.*`slide_key`='slide'.*'slide_1', 'slide_2', 'slide_3'"
+    ):
+        sti.pl.domains(sections, color="domain", slides=["slide_1", "slide_9"])
+    for wrong in ([], ["slide_1", "slide_1"]):
+        with pytest.raises(ValueError, match="`slides` must name at least one slide and none twice"):
+            sti.pl.domains(sections, color="domain", slides=wrong)
+    del sections.uns["grid"]
+    with pytest.raises(KeyError, match="'slide_1'.*`slide_key` is not given"):
+        sti.pl.domains(sections, color="domain", slides="slide_1")
+
+
+def test_many_slides_are_drawn_when_they_are_named():
+    slide = np.repeat(np.arange(200), 6)
+    adata = ad.AnnData(np.ones((1200, 2)), obs={"slide": slide.astype(str), "label": np.tile(list("ab"), 600)})
+    adata.obsm["spatial"] = np.tile([[0.0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]], (200, 1))
+    with pytest.raises(ValueError, match="`adata` has 200 slides, a figure shows 40 .*`slides=`"):
+        sti.pl.domains(adata, color="label", slide_key="slide")
+    figure = sti.pl.domains(adata, color="label", slide_key="slide", slides=["7", "3", "199"])
+    assert [ax.get_title() for ax in figure.axes] == ["7", "3", "199"]
+
+
 def test_errors(tissue):
     with pytest.raises(KeyError, match=r"stimage.tl.domains\(adata\)"):
         sti.pl.domains(tissue)

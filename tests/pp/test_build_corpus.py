@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 
 import anndata as ad
@@ -20,6 +21,7 @@ from stimage import pp
 from stimage.data import Corpus, Vocabulary
 from stimage.models._setup import corpus_of
 from stimage.pp._sources import check_sources, fingerprint
+from stimage.pp._visium import read_visium
 
 GENES = [f"gene{i}" for i in range(8)]
 
@@ -179,6 +181,59 @@ def test_sources_in_the_corpus_are_skipped(slides, tmp_path):
     assert contents(corpus) == again
     pp.build_corpus(moved, corpus, genes=genes)
     assert contents(corpus) == again
+
+
+def write_visium_hd(folder, adata):
+    """What Space Ranger writes for bins: positions of all bins of the slide in a parquet file, and no csv."""
+    write_visium(folder, adata)
+    positions = pd.read_csv(folder / "spatial" / "tissue_positions.csv")
+    (folder / "spatial" / "tissue_positions.csv").unlink()
+    positions.columns = [*positions.columns[:-2], "pxl_row_in_fullres", "pxl_col_in_fullres"]
+    outside = positions.assign(barcode=positions["barcode"] + "-outside", in_tissue=0)
+    positions = pd.concat([outside, positions[::-1]])
+    positions.to_parquet(folder / "spatial" / "tissue_positions.parquet")
+    return positions
+
+
+def test_visium_hd(slides, tmp_path):
+    pytest.importorskip("pyarrow")
+    folder = tmp_path / "binned_outputs" / "square_008um"
+    positions = write_visium_hd(folder, slides[0])
+    write_visium(tmp_path / "csv", slides[0])
+    found = read_visium(folder)
+    assert found.obs_names.tolist() == slides[0].obs_names.tolist()
+    np.testing.assert_array_equal(found.obsm["spatial"], slides[0].obsm["spatial"])
+    np.testing.assert_array_equal(found.obs[["array_row", "array_col"]], slides[0].obs[["array_row", "array_col"]])
+    assert next(iter(found.uns["spatial"].values()))["scalefactors"] == {"tissue_hires_scalef": 1.0}
+    (hd,) = pp.build_corpus(folder, tmp_path / "hd", genes=GENES)
+    (csv,) = pp.build_corpus(tmp_path / "csv", tmp_path / "plain", genes=GENES)
+    assert hd.name == "square_008um"
+    np.testing.assert_array_equal(hd.raster, csv.raster)
+    np.testing.assert_array_equal(hd.expression[:].toarray(), csv.expression[:].toarray())
+
+    with pytest.raises(ValueError, match="has bins of several sizes.*'square_008um'.*pass the folder of one of them"):
+        pp.build_corpus(tmp_path, tmp_path / "other", genes=GENES)
+    path = folder / "spatial" / "tissue_positions.parquet"
+    for changed, message in (
+        (positions.drop(columns="array_row"), "lacks columns 'array_row'"),
+        (positions[:-1], "does not have each barcode"),
+        (pd.concat([positions, positions[-1:]]), "does not have each barcode"),
+    ):
+        changed.to_parquet(path)
+        with pytest.raises(ValueError, match=f"Source .*square_008um.*{message}"):
+            pp.build_corpus(folder, tmp_path / "other", genes=GENES)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="Source .*square_008um.*[Pp]arquet"):
+        pp.build_corpus(folder, tmp_path / "other", genes=GENES)
+
+
+def test_parquet_without_pyarrow(slides, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    write_visium_hd(tmp_path / "hd", slides[0])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "fastparquet", None)
+    with pytest.raises(ImportError, match="tissue_positions.parquet.*`pip install pyarrow`"):
+        pp.build_corpus(tmp_path / "hd", tmp_path / "corpus", genes=GENES)
 
 
 def test_fingerprints(slides, tmp_path):

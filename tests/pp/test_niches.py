@@ -379,7 +379,7 @@ def test_bad_input():
     refused(ValueError, "one position only", of=point)
     diameter = adata.copy()
     diameter.uns["spatial"] = {"library": {"scalefactors": {"spot_diameter_fullres": 0.0}}}
-    refused(ValueError, "spot_diameter_fullres.*must be positive, found 0", of=diameter)
+    refused(ValueError, "spot_diameter_fullres.*must be a positive number, found 0", of=diameter)
 
     bins = adata.copy()
     pp.compact_grid(bins)

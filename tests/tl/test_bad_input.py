@@ -112,15 +112,15 @@ BAD_SLIDES = {
     "NaN": (
         lambda a: with_counts(a, set_value(np.nan)),
         ValueError,
-        ["adata.X has NaN", "remove or repair", "`layer="],
+        ["adata.X has NaN", "remove or repair", "layer="],
     ),
-    "infinite": (lambda a: with_counts(a, set_value(np.inf)), ValueError, ["adata.X has NaN or infinite", "`layer="]),
+    "infinite": (lambda a: with_counts(a, set_value(np.inf)), ValueError, ["adata.X has NaN or infinite", "layer="]),
     "negative": (
         lambda a: with_counts(a, set_value(-2)),
         ValueError,
-        ["negative values", "-2", "raw counts", "`layer="],
+        ["negative values", "-2", "raw counts", "layer="],
     ),
-    "log": (log_transformed, ValueError, ["looks log-transformed", "raw counts are needed", "`layer=`", "'counts'"]),
+    "log": (log_transformed, ValueError, ["looks log-transformed", "raw counts are needed", "layer=", "'counts'"]),
     "observations": (repeat_observation, ValueError, ["`adata.obs_names` has 1 repeated", "obs_names_make_unique"]),
     "genes": (repeat_gene, ValueError, ["`adata.var_names` has 1 repeated", "var_names_make_unique"]),
     "one spot": (lambda a: a[:1].copy(), ValueError, ["1 observations, at least 2", "filtering"]),
@@ -160,11 +160,10 @@ def test_bad_slides(slide, call, verb, case):
 @pytest.mark.parametrize("verb", VERBS)
 def test_slides_without_counts(slide, call, verb):
     slide.X = sparse.csr_matrix(slide.shape, dtype=np.float32)
-    message = ["not constant"] if verb == "pretrain" else ["'slide'", "no counts, all are zero", "remove it"]
-    assert_raises(call, ValueError, message, verb, slide)
+    remove = ["'slide'", "no counts, all are zero", "[Rr]emove"]
+    assert_raises(call, ValueError, remove, verb, slide)
     if verb == "pretrain":
-        message = ["'slide'", "no counts, all are zero", "remove it"]
-        assert_raises(call, ValueError, message, verb, slide, genes=slide.var_names[:20])
+        assert_raises(call, ValueError, remove, verb, slide, genes=slide.var_names[:20])
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -307,7 +306,7 @@ PRETRAIN_OPTIONS = [
     ({"num_workers": -1}, ValueError, ["`num_workers` must be at least 0"]),
     ({"seed": -1}, ValueError, ["`seed` must be at least 0"]),
     ({"seed": 2**32}, ValueError, ["`seed` must be below"]),
-    ({"seed": None}, TypeError, ["`seed` must be an integer", "NoneType"]),
+    ({"seed": 1.0}, TypeError, ["`seed` must be an integer", "float"]),
     ({"layer": "raw"}, KeyError, ["`layer`='raw' is not in adata.layers", "available"]),
     ({"layer": ["raw"]}, TypeError, ["`layer` must be a string", "list"]),
     ({"slide_key": "donor"}, KeyError, ["`slide_key`='donor'", "available", "'slide'"]),
@@ -377,10 +376,12 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
         ({"adapt_epochs": 1.5}, TypeError, ["`adapt_epochs` must be an integer", "float"]),
         ({"adapt_epochs": 1, "n_repeats": 0}, ValueError, ["`n_repeats` must be at least 1", "found 0"]),
         ({"seed": -1}, ValueError, ["`seed` must be at least 0"]),
-        ({"seed": None}, TypeError, ["`seed` must be an integer"]),
+        ({"seed": "one"}, TypeError, ["`seed` must be an integer", "str"]),
         ({"key_added": None}, TypeError, ["`key_added` must be a string", "NoneType"]),
         ({"key_added": ""}, ValueError, ["`key_added` must be a non-empty string"]),
         ({"key_added": "X/y"}, ValueError, ["`key_added`", "without '/'", "found 'X/y'"]),
+        ({"key_added": "X\\y"}, ValueError, ["`key_added`", "or a backslash"]),
+        ({"key_added": ".."}, ValueError, ["`key_added`", "files need such keys"]),
         ({"key_added": "setup"}, ValueError, ["`key_added`", "taken", "another"]),
     ],
 )

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import scanpy as sc
 from helpers import assert_unchanged
 from scipy import sparse
 
-from stimage import tl
+from stimage import models, pp, tl
 from stimage.models._region import region_errors
 
 
@@ -291,6 +293,37 @@ def test_bounds(slide, model, region):
     # Bounds of an earlier region do not stay.
     tl.reconstruct_region(slide, model, region=region)
     assert set(slide.layers) == {"stimage_region"}
+
+
+def test_memory_follows_the_region_and_not_the_slide():
+    """Peak memory: what an observation adds is its own counts, and not all genes."""
+    genes = [f"g{i}" for i in range(500)]
+
+    def slide_of(n_rows):
+        row, col = np.divmod(np.arange(n_rows * 40), 40)
+        obs = pd.DataFrame({"array_row": row, "array_col": 2 * col + row % 2}, index=[f"s{i}" for i in range(len(row))])
+        counts = sparse.random(
+            len(row), 500, density=0.01, format="csr", rng=np.random.default_rng(0), dtype=np.float32
+        )
+        counts.data[:] = 1
+        adata = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes))
+        pp.compact_grid(adata, layout="hex")
+        adata.obs["hole"] = (row < 3) & (col < 3)
+        return adata
+
+    model = models.STImage(slide_of(20), genes=genes, window=6, spectral_start=False)
+
+    def peak(adata):
+        tracemalloc.start()
+        tl.reconstruct_region(adata, model, region="hole")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    tl.reconstruct_region(slide_of(20), model, region="hole")  # what is loaded at the first call
+    small, large = slide_of(40), slide_of(200)
+    per_observation = (peak(large) - peak(small)) / (large.n_obs - small.n_obs)
+    assert per_observation < 1000  # of which 2,000 would be all genes, once
 
 
 @pytest.mark.parametrize(("interval", "error"), [(0.0, ValueError), (1.5, ValueError), ("wide", TypeError)])

@@ -189,7 +189,10 @@ def _baselines(slides: list[Slide], seed: int) -> dict[str, np.ndarray]:
     """Baselines of the observations, computed on sites."""
     names = np.repeat([slide.name for slide in slides], [slide.n_sites for slide in slides])
     positions = [site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity) for slide in slides]
-    expression = sparse.vstack([slide.expression for slide in slides], format="csr")
+    # Baselines see all slides together, also those that are on disk.
+    matrices = [slide.expression for slide in slides]
+    matrices = [part if sparse.issparse(part) else part[:] for part in matrices]
+    expression = sparse.vstack(matrices, format="csr")
     starts = np.cumsum([0, *(slide.n_sites for slide in slides[:-1])])
     site = np.concatenate([start + slide.site_of_observation for start, slide in zip(starts, slides, strict=True)])
     table = embedding_baselines(expression, names, np.concatenate(positions), seed=seed)

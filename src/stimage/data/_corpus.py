@@ -157,7 +157,7 @@ class Corpus(Sequence[Slide]):
 
     @staticmethod
     def verify(path: str | PathLike[str]) -> None:
-        """Read a corpus on disk as a whole and compare the checksums of all files.
+        """Read a corpus on disk as a whole: compare the checksums of all files, and check that what they hold can be right.
 
         Parameters
         ----------
@@ -233,30 +233,7 @@ class Corpus(Sequence[Slide]):
         """
         adatas = _validate.check_anndatas(adatas)
         vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary.from_anndata(adatas, genes)
-        matches = []
-        for adata in adatas:
-            _validate.check_size(adata)
-            _validate.check_counts(adata, layer)
-            _validate.check_unique_names(adata, genes=True)
-            matches.append(vocabulary.match(adata))
-        slides, source = [], []
-        for number, (adata, match) in enumerate(zip(adatas, matches, strict=True)):
-            match.report()
-            for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
-                slides.append(
-                    Slide.from_anndata(
-                        adata,
-                        vocabulary.genes,
-                        name=name,
-                        observations=observations,
-                        layer=layer,
-                        grid_key=grid_key,
-                        donor=slide_donor(adata, observations, donor_key, name),
-                        gene_of_variable=match.gene_of_variable,
-                    )
-                )
-                source.append(number)
-        return cls.with_unique_names(slides, vocabulary, source=source)
+        return read_corpus(adatas, vocabulary, layer=layer, slide_key=slide_key, grid_key=grid_key, donor_key=donor_key)
 
     @classmethod
     def with_unique_names(
@@ -287,6 +264,43 @@ class Corpus(Sequence[Slide]):
                 slide = replace(slide, name=f"{slide.name}-{seen[slide.name]}")
             named.append(slide)
         return cls(named, genes, source=source)
+
+
+def read_corpus(
+    adatas: Sequence[AnnData],
+    vocabulary: Vocabulary,
+    *,
+    layer: str | None,
+    slide_key: str | None,
+    grid_key: str,
+    donor_key: str | None,
+    advice: str = _validate.LAYER_ADVICE,
+) -> Corpus:
+    """Read a corpus, see :meth:`Corpus.from_anndata`; ``advice`` is for AnnData whose counts are not raw."""
+    matches = []
+    for adata in adatas:
+        _validate.check_size(adata)
+        _validate.check_counts(adata, layer, advice=advice)
+        _validate.check_unique_names(adata, genes=True)
+        matches.append(vocabulary.match(adata))
+    slides, source = [], []
+    for number, (adata, match) in enumerate(zip(adatas, matches, strict=True)):
+        match.report()
+        for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
+            slides.append(
+                Slide.from_anndata(
+                    adata,
+                    vocabulary.genes,
+                    name=name,
+                    observations=observations,
+                    layer=layer,
+                    grid_key=grid_key,
+                    donor=slide_donor(adata, observations, donor_key, name),
+                    gene_of_variable=match.gene_of_variable,
+                )
+            )
+            source.append(number)
+    return Corpus.with_unique_names(slides, vocabulary, source=source)
 
 
 def slide_observations(

@@ -19,6 +19,7 @@ INDEX = "corpus.json"
 SLIDES = "slides"
 FORMAT_VERSION = 1
 SLIDE_FILE = re.compile(r"slides/[0-9]{6,}-[0-9a-f]{8}\.safetensors")
+_PARTS = {"format", "version", "genes", "ensembl_ids", "vocabulary_sha256", "target_sum", "notes", "slides"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADVICE = "restore it from a copy, or build the corpus again"
 
@@ -73,20 +74,21 @@ class CorpusIndex:
         path = folder / INDEX
         try:
             text = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(
                 f"No corpus in {str(folder)!r}: it has no {INDEX}. Write one with `stimage.pp.build_corpus` or "
                 "`stimage.data.Corpus.write`."
             ) from error
         try:
-            document = json.loads(text)
+            document = json.loads(text.decode())
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} is damaged, it is not JSON ({error!s:.200}): {_ADVICE}.") from error
         if not isinstance(document, dict) or document.get("format") != "stimage corpus":
             raise ValueError(f"{str(path)!r} is not the index of a corpus that stimage wrote.")
-        if document.get("version") != FORMAT_VERSION:
+        version = document.get("version")
+        if type(version) is not int or version != FORMAT_VERSION:
             raise ValueError(
-                f"The corpus {str(folder)!r} has format version {document.get('version')!r:.50}, this version of stimage "
+                f"The corpus {str(folder)!r} has format version {version!r:.50}, this version of stimage "
                 f"reads {FORMAT_VERSION}: update stimage."
             )
         try:
@@ -149,6 +151,9 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 def _parts(document: Mapping[str, Any]) -> dict[str, Any]:
     """Checked parts of an index; a checksum is no proof that stimage wrote it."""
+    more = sorted(document.keys() - _PARTS)
+    if more:
+        raise ValueError(f"it has parts of unknown meaning: {more!s:.100}")
     genes, ids = document["genes"], document["ensembl_ids"]
     if not isinstance(genes, list) or not isinstance(ids, dict):
         raise TypeError("genes must be a list and ensembl_ids an object")
@@ -175,6 +180,7 @@ def _entry(entry: object) -> SlideEntry:
     for key in ("name", "file", "sha256", "origin"):
         if not isinstance(getattr(slide, key), str):
             raise TypeError(f"{key} of a slide is no text")
+        getattr(slide, key).encode()  # raises for half of a surrogate pair, which nothing can print
     for key in ("bytes", "n_sites"):
         value = getattr(slide, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -257,6 +257,10 @@ class CorpusWriter:
             if slide.name in taken:
                 raise ValueError(f"The corpus has a slide {slide.name!r} already: give this one another name.")
             taken.add(slide.name)
+            try:
+                slide.name.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"Slide {slide.name!r} has a name that cannot be written: {error}.") from error
             if not isinstance(slide.expression, StoredMatrix | sparse.csr_matrix):
                 raise TypeError(
                     f"The expression of slide {slide.name!r} must be a CSR matrix, found {type(slide.expression).__name__}."

@@ -64,6 +64,10 @@ class ImageLibrary:
                 f"`library_id`={library_id!r} is not in adata.uns['spatial'], which has {_validate.listing(libraries)}."
             )
         found = libraries[library_id]
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                f"adata.uns['spatial'][{library_id!r}] must hold 'images' and 'scalefactors', found {type(found).__name__}."
+            )
         return cls(library_id, *(found.get(part) or {} for part in ("images", "scalefactors", "metadata")))
 
     def choose(self, resolution: str, image_dir: str | PathLike[str] | None) -> tuple[str, Any, float]:
@@ -157,12 +161,8 @@ class ImageLibrary:
                 f"adata.uns['spatial'][{self.name!r}]['scalefactors'] has no {key!r}, which the {resolution} image needs; "
                 f"available: {_validate.listing(self.scalefactors)}."
             )
-        factor = float(self.scalefactors[key])
-        if not (np.isfinite(factor) and factor > 0):
-            raise ValueError(
-                f"adata.uns['spatial'][{self.name!r}]['scalefactors'][{key!r}] must be positive, found {factor}."
-            )
-        return factor
+        where = f"adata.uns['spatial'][{self.name!r}]['scalefactors'][{key!r}]"
+        return _validate.positive_number(where, self.scalefactors[key])
 
 
 def _not_found(tried: list[Path]) -> str:

@@ -54,7 +54,8 @@ def macro_domains(slide: Slide, n_domains: int, *, seed: int = 0) -> np.ndarray:
     rows, cols = slide.site_index[sites].T
     position = site_positions(rows, cols, layout=slide.layout, parity=slide.parity).astype(np.float64)
     axes, _ = principal_genes([slide], N_COMPONENTS)
-    components = slide.expression[sites] @ axes - slide.gene_mean @ axes
+    # The product of a slide on disk is taken block by block.
+    components = (slide.expression @ axes)[sites] - slide.gene_mean @ axes
     blocks = [POSITION_WEIGHT * _unit_variance(position), (1 - POSITION_WEIGHT) * _unit_variance(components)]
     with warnings.catch_warnings():
         # Spots may be alike: a macro-domain that ends up empty is left out.

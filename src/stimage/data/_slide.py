@@ -273,7 +273,7 @@ class Slide:
         library_size = np.asarray(counts.sum(axis=1)).ravel()
         if not library_size.any():
             raise ValueError(
-                f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or pass the raw counts with `layer=`."
+                f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or read the layer that has counts."
             )
         if gene_of_variable is None:
             import pandas as pd

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stimage.data._slide import Slide
-from stimage.data._stored_matrix import DATA_DTYPE, INDICES_DTYPE, StoredMatrix
+from stimage.data._stored_matrix import DATA_DTYPE, INDICES_DTYPE, LARGEST_VALUE, StoredMatrix
 
 DTYPES = {"F32": DATA_DTYPE, "I32": INDICES_DTYPE, "I64": np.dtype("<i8"), "BOOL": np.dtype("?")}
 LAYOUTS = ("hex", "square", "rank", "bins")
@@ -104,6 +104,7 @@ def read_slide(path: Path, *, n_genes: int) -> Slide:
     texts = header["__metadata__"]
     indptr = arrays.pop("indptr")
     _check_arrays(arrays, indptr, n_values=header["data"]["shape"][0])
+    _check_finite(arrays)
     mean = arrays.pop("mean", None)
     return Slide(
         name=texts["name"],
@@ -120,6 +121,27 @@ def read_slide(path: Path, *, n_genes: int) -> Slide:
     )
 
 
+def check_contents(slide: Slide) -> None:
+    """Read all of a slide's expression and raise ``ValueError`` for what neither size nor header tell.
+
+    A checksum says that a file is the one that was written, and not that what was written can be right.
+    """
+    if len(np.unique(slide.observation_index)) < len(slide.observation_index):
+        raise ValueError("it has an observation twice")
+    total = np.zeros(slide.expression.shape[1])
+    for sites, block in slide.expression.row_blocks():
+        n_values = block.nnz
+        block.sum_duplicates()
+        if block.nnz < n_values:
+            raise ValueError("it has a gene twice in one site")
+        total += np.asarray(block[slide.active[sites]].sum(axis=0, dtype=np.float64)).ravel()
+    if total[~slide.measured].any():
+        raise ValueError("it has expression of genes that were not measured")
+    mean = total / max(slide.active.sum(), 1)
+    if slide.centre is None and not np.allclose(slide.gene_mean, mean, rtol=1e-3, atol=1e-5):
+        raise ValueError("its mean is not that of its expression")
+
+
 def _small_arrays(slide: Slide) -> dict[str, np.ndarray]:
     indptr = slide.expression.indptr
     arrays = {
@@ -130,10 +152,15 @@ def _small_arrays(slide: Slide) -> dict[str, np.ndarray]:
         "raster": np.asarray(slide.raster, dtype=DTYPES["I32"]),
         "measured": np.asarray(slide.measured, dtype=DTYPES["BOOL"]),
     }
+    values = () if isinstance(slide.expression, StoredMatrix) else slide.expression.data
+    if len(values) and not (values.min() >= 0 and values.max() <= LARGEST_VALUE):
+        raise ValueError("its expression is not log1p of counts")
     _check_arrays(arrays, arrays["indptr"], n_values=slide.expression.nnz)
     # Summed once, when the slide is written, and not by every process that trains on it.
     name = "mean" if slide.centre is None else "centre"
-    return arrays | {name: np.asarray(slide.gene_mean, dtype=DTYPES["F32"])}
+    mean = {name: np.asarray(slide.gene_mean, dtype=DTYPES["F32"])}
+    _check_finite(mean)
+    return arrays | mean
 
 
 def _expression_pieces(slide: Slide) -> Iterator[np.ndarray]:
@@ -216,7 +243,7 @@ def _read_header(file: BinaryIO, n_bytes: int, n_genes: int) -> tuple[dict[str, 
             raise ValueError(f"it has the target sum {texts['target_sum']!r:.50}")
     except (KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(f"its header is not that of a slide ({error!r:.100})") from error
-    if found != expected or len(expected["raster"]["shape"]) != 2:
+    if found != expected or len(expected["raster"]["shape"]) != 2 or 0 in expected["raster"]["shape"]:
         raise ValueError(f"its arrays are not those of a slide with {n_genes} genes")
     start, end = 8 + length, max(entry["data_offsets"][1] for name, entry in expected.items() if name[0] != "_")
     if start + end != n_bytes:
@@ -240,7 +267,17 @@ def _check_arrays(arrays: dict[str, np.ndarray], indptr: np.ndarray, *, n_values
         raise ValueError("its row pointers are not in order")
     if len(library_size) != n_sites or not np.isfinite(library_size).all() or (library_size < 0).any():
         raise ValueError("its library sizes are not those of its sites")
-    if raster.size and (raster.min() < -1 or raster.max() >= n_sites):
+    if raster.min() < -1 or raster.max() >= n_sites:
         raise ValueError("its raster shows sites that it does not have")
+    if np.bincount(raster[raster >= 0]).max(initial=0) > 1:
+        raise ValueError("its raster shows a site twice")
     if len(sites) != len(arrays["observation_index"]) or (len(sites) and not 0 <= sites.min() <= sites.max() < n_sites):
         raise ValueError("its observations are on sites that it does not have")
+    if arrays["observation_index"].min(initial=0) < 0:
+        raise ValueError("its observations have negative positions")
+
+
+def _check_finite(arrays: dict[str, np.ndarray]) -> None:
+    for name in ("mean", "centre"):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            raise ValueError(f"its {name} is not finite")

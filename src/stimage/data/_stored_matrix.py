@@ -12,6 +12,9 @@ from scipy import sparse
 _BLOCK = 1 << 22
 """Non-zero values read together where all rows are needed: 32 MB."""
 
+LARGEST_VALUE = 80.0
+"""No logarithm of counts is larger, and its exponential is finite in single precision."""
+
 DATA_DTYPE, INDICES_DTYPE = np.dtype("<f4"), np.dtype("<i4")
 
 
@@ -190,6 +193,9 @@ class StoredMatrix:
         # A column outside of the matrix would make compiled code read foreign memory; negative ones are large here.
         if n_values and indices.view(np.uint32).max() >= self.shape[1]:
             raise self._damaged("it names genes that the vocabulary does not have")
+        # Neither NaN nor what is not finite on another scale: choosing genes by their variance relies on it.
+        if n_values and not (data.min() >= 0 and data.max() <= LARGEST_VALUE):
+            raise self._damaged("it holds values that are not log1p of counts")
         if self.ratio != 1.0:
             data = np.log1p(np.expm1(data) * np.float32(self.ratio))
         if n_values < 2**31:

@@ -248,10 +248,11 @@ def reconstruct_region(
     if region is None:
         masked = np.zeros(adata.n_obs, dtype=bool)
         masked[random_block(slides, size, seed)] = True
-    # Expression, and with intervals its bounds.
-    n_parts = 1 if interval is None else 3
-    prediction = np.zeros((n_parts, adata.n_obs, len(model.genes)), dtype=np.float32)
-    predicted, measured = [], []
+    # Of variables that are one gene, the first gets the prediction.
+    columns = model.vocabulary.match(adata).first_variable
+    shared = columns >= 0
+    # Expression, and with intervals its bounds: of hidden observations, and of the sites that errors are taken over.
+    observations, prediction, predicted, measured = [], [], [], []
     for slide in slides:
         hidden = np.zeros(slide.n_sites, dtype=bool)
         hidden[slide.site_of_observation[masked[slide.observation_index]]] = True
@@ -262,31 +263,34 @@ def reconstruct_region(
                 f"`{'size' if region is None else 'region'}` hides every site with counts of slide {slide.name!r}: some "
                 "must stay visible, pass less."
             )
-        filled = np.zeros((n_parts, slide.n_sites, len(model.genes)), dtype=np.float32)
         options = {"context": context, "seed": seed}
         if interval is None:
-            filled[0, hidden] = model.reconstruct(slide, hidden, **options)
+            filled = model.reconstruct(slide, hidden, **options)[None]
         else:
-            filled[:, hidden] = model.reconstruct_interval(slide, hidden, interval=interval, **options)
-        prediction[:, slide.observation_index] = filled[:, slide.site_of_observation]
+            filled = np.stack(model.reconstruct_interval(slide, hidden, interval=interval, **options))
+        filled = filled[:, :, shared]
         # A site in which only some observations were named is hidden as a whole.
-        masked[slide.observation_index] = hidden[slide.site_of_observation]
-        known = np.flatnonzero(hidden & slide.active)
-        predicted.append(filled[:, known])
-        measured.append(slide.expression[known].toarray())
+        inside = hidden[slide.site_of_observation]
+        masked[slide.observation_index] = inside
+        observations.append(slide.observation_index[inside])
+        place = np.cumsum(hidden) - 1  # of a hidden site among those of the slide
+        prediction.append(filled[:, place[slide.site_of_observation[inside]]])
+        predicted.append(filled[:, slide.active[hidden]])
+        measured.append(slide.expression[np.flatnonzero(hidden & slide.active)].toarray()[:, shared])
     layer = setup_of(adata)["layer"]
-    # Of variables that are one gene, the first gets the prediction.
-    columns = model.vocabulary.match(adata).first_variable
-    shared = columns >= 0
-    predicted = np.concatenate(predicted, axis=1)[:, :, shared]
     counts = adata.layers[layer] if layer else adata.X
-    layers = [completed_expression(counts, masked, part[masked][:, shared], columns[shared]) for part in prediction]
+    order = np.argsort(np.concatenate(observations))
+    layers = [
+        completed_expression(counts, masked, part[order], columns[shared])
+        for part in np.concatenate(prediction, axis=1)
+    ]
+    predicted = np.concatenate(predicted, axis=1)
     return RegionResult(
         masked,
         layers[0],
         errors=region_errors(
             predicted[0],
-            np.concatenate(measured)[:, shared],
+            np.concatenate(measured),
             adata.var_names[columns[shared]].to_numpy(),
             None if interval is None else (predicted[1], predicted[2]),
         ),

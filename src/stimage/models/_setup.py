@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stimage import _keys, _validate
+from stimage._validate import notes_of
 from stimage.data import Corpus, Slide, Vocabulary
-from stimage.data._corpus import slide_observations
+from stimage.data._corpus import read_corpus, slide_observations
 from stimage.data._corpus_index import vocabulary_hash
 
 if TYPE_CHECKING:
@@ -38,16 +39,6 @@ def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
             _validate.check_obs_key(adata, setup[key], key)
 
 
-def notes_of(adata: AnnData) -> dict[str, Any]:
-    """A copy of ``uns["stimage"]``; empty when there is none yet."""
-    notes = adata.uns.get(_keys.STIMAGE, {})
-    if not isinstance(notes, Mapping):
-        raise ValueError(
-            f"adata.uns[{_keys.STIMAGE!r}] holds a {type(notes).__name__} that stimage did not write: give it another key."
-        )
-    return dict(notes)
-
-
 def corpus_of(
     data: AnnData | Sequence[AnnData],
     genes: Sequence[str] | Vocabulary | None = None,
@@ -59,11 +50,14 @@ def corpus_of(
     """Corpus of AnnData as they were set up, or as ``setup`` says, over given genes or the pool selected for them."""
     adatas = _validate.check_anndatas(data, parameter)
     setups = [setup or setup_of(adata) for adata in adatas]
+    advice = _validate.SETUP_ADVICE if setup is None else _validate.LAYER_ADVICE
     if genes is None:
+        for adata, places in zip(adatas, setups, strict=True):
+            _validate.check_counts(adata, places["layer"], advice=advice)
         genes = _gene_pool(adatas, setups, n_pool_genes)
     if not isinstance(genes, Vocabulary):
         genes = Vocabulary.from_anndata(adatas, genes)
-    parts = [Corpus.from_anndata(adata, genes=genes, **setup) for adata, setup in zip(adatas, setups, strict=True)]
+    parts = [read_corpus([adata], genes, **places, advice=advice) for adata, places in zip(adatas, setups, strict=True)]
     source = [number for number, part in enumerate(parts) for _ in part]
     return Corpus.with_unique_names([slide for part in parts for slide in part], genes, source=source)
 

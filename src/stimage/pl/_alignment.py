@@ -115,6 +115,7 @@ def alignment(
     >>> figure = sti.pl.alignment(adata)
     """
     _validate.check_anndata(adata)
+    _validate.check_size(adata)
     _validate.check_unique_names(adata, genes=True)
     _validate.check_text("predicted_key", predicted_key)
     _validate.check_positive("n_neighbors", n_neighbors)
@@ -126,7 +127,7 @@ def alignment(
             f"{_validate.listing(_validate.layer_names(adata))}): run `stimage.tl.predict_expression(adata, aligner)` "
             "first, or pass its `key_added` as `predicted_key`."
         )
-    setup = adata.uns.get(_keys.STIMAGE, {}).get("setup", {})
+    setup = _validate.notes_of(adata).get("setup", {})
     grid_key = setup.get("grid_key", _keys.GRID)
     _validate.check_grid(adata, grid_key)
     params = adata.uns[grid_key]["params"]

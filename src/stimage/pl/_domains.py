@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL = 2.6  # inches, the longer side of the largest panel
+_DIAMETER = "spot_diameter_fullres"
 _MISSING = "not annotated"
 _LEGEND_ROWS = 16
+_MOST_SLIDES = 40  # in one figure, unless they are named: more take minutes and are too small to read
 
 
 def domains(
@@ -28,6 +30,7 @@ def domains(
     *,
     color: str | Sequence[str] = _keys.DOMAIN,
     slide_key: str | None = None,
+    slides: str | Sequence[str] | None = None,
     spatial_key: str = _keys.SPATIAL,
     grid_key: str = _keys.GRID,
     img: bool | None = None,
@@ -48,6 +51,8 @@ def domains(
         of its own.
     slide_key
         Key in ``obs`` of the slide of each observation. By default the one that the grid was built with, if any.
+    slides
+        Slides to show, in this order. By default all, which may be 40 at most: more are shown when they are named.
     spatial_key
         Key in ``obsm`` of x and y (n_obs, 2), in pixels of the full-resolution image if there is one.
     grid_key
@@ -80,7 +85,7 @@ def domains(
     TypeError
         If ``color`` names numbers that are not labels.
     ValueError
-        If coordinates are not finite, or ``palette`` has too few colours.
+        If coordinates are not finite, ``palette`` has too few colours, or there are more than 40 slides and none is chosen.
 
     Examples
     --------
@@ -89,6 +94,7 @@ def domains(
     >>> figure = sti.pl.domains(adata, color="domain")
     """
     _validate.check_anndata(adata)
+    _validate.check_size(adata, n_obs=1, n_vars=0)
     _validate.check_range("size", size, 0, np.inf)
     _validate.check_positive("ncols", ncols)
     keys = [color] if isinstance(color, str) else list(color)
@@ -97,17 +103,19 @@ def domains(
     labels = {key: _labels(adata, key) for key in keys}
     colors = {key: category_colors(adata, key, labels[key].cat.categories, palette) for key in keys}
     coordinates = _validate.check_spatial(adata, spatial_key)
-    if slide_key is None and grid_key in adata.uns:
+    has_grid = _validate.has_grid(adata, grid_key)
+    if slide_key is None and has_grid:
         slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
     names, codes = _validate.slide_codes(adata, slide_key)
-    libraries = [_library(adata, name if slide_key else None, img) for name in names]
+    chosen = _chosen_slides(slides, names, slide_key)
+    libraries = [_library(adata, name if slide_key else None, img) for name in chosen]
 
     blocks = []
-    for code, (name, library) in enumerate(zip(names, libraries, strict=True)):
-        rows = np.flatnonzero(codes == code)
+    for name, library in zip(chosen, libraries, strict=True):
+        rows = np.flatnonzero(codes == names.index(name))
         if library is None:
             grid_name = name
-            if slide_key is None and grid_key in adata.uns:
+            if slide_key is None and has_grid:
                 grid_name = str(adata.uns[grid_key]["slides"].index[0])
             diameter = observation_diameter(
                 adata, coordinates[rows], grid_name, grid_key=grid_key, spatial_key=spatial_key
@@ -115,6 +123,30 @@ def domains(
             library = {"images": {}, "scalefactors": {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": diameter}}
         blocks.append((name, rows, library))
     return _draw(blocks, labels, colors, coordinates, size, ncols, titled=slide_key is not None, show=show, save=save)
+
+
+def _chosen_slides(slides: str | Sequence[str] | None, names: list[str], slide_key: str | None) -> list[str]:
+    """Names of the slides to show."""
+    if slides is None:
+        if len(names) > _MOST_SLIDES:
+            raise ValueError(
+                f"`adata` has {len(names)} slides, a figure shows {_MOST_SLIDES} unless more are named: choose some with "
+                f"`slides=`, e.g. `slides={names[:4]}`."
+            )
+        return names
+    chosen = [slides] if isinstance(slides, str) else list(slides)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"`slides` must name at least one slide and none twice, found {_validate.listing(chosen)}.")
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        where = (
+            "`slide_key` is not given and `adata` is one slide" if slide_key is None else f"`slide_key`={slide_key!r}"
+        )
+        raise KeyError(
+            f"`slides` names {_validate.listing(unknown, 3)}, which `adata` does not have ({where}); available: "
+            f"{_validate.listing(names, 30)}."
+        )
+    return chosen
 
 
 def _draw(
@@ -254,13 +286,15 @@ def _library(adata: AnnData, name: str | None, img: bool | None) -> dict[str, An
         # A single slide needs not be called as its library.
         name = next(iter(libraries)) if len(libraries) == 1 and name is None else None
     entry = libraries[name] if name is not None else {}
+    entry = entry if isinstance(entry, Mapping) else {}
     scales = entry.get("scalefactors", {})
     images = entry.get("images", {})
     for resolution in sorted(images, key=lambda name: name != "hires"):
         if f"tissue_{resolution}_scalef" in scales and "spot_diameter_fullres" in scales:
+            factors = {"tissue_hires_scalef": f"tissue_{resolution}_scalef", _DIAMETER: _DIAMETER}
             scalefactors = {
-                "tissue_hires_scalef": float(scales[f"tissue_{resolution}_scalef"]),
-                "spot_diameter_fullres": float(scales["spot_diameter_fullres"]),
+                ours: _validate.positive_number(f"adata.uns['spatial'][{name!r}]['scalefactors'][{key!r}]", scales[key])
+                for ours, key in factors.items()
             }
             return {"images": {"hires": np.asarray(images[resolution])}, "scalefactors": scalefactors}
     if img:

@@ -181,6 +181,7 @@ def _draw_niche(
 
 def _read_niches(adata: AnnData, niche_key: str) -> tuple[Any, np.ndarray, Mapping[str, Any], Any]:
     _validate.check_anndata(adata)
+    _validate.check_size(adata, n_obs=1, n_vars=0)
     _validate.check_text("niche_key", niche_key)
     keys = (_keys.niche_connectivities(niche_key), _keys.niche_bbox(niche_key))
     stored = adata.uns.get(niche_key)

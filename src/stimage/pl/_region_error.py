@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,14 +86,19 @@ def region_error(
             f"(found layers {_validate.listing(adata.layers)}): run `stimage.tl.reconstruct_region(adata, model)` first, "
             "or pass its `key_added` as `key`."
         )
+    _validate.check_unique_names(adata, genes=True)
     result = adata.uns[key]
+    if not isinstance(result, Mapping) or not {"params", "errors"} <= set(result):
+        raise KeyError(f"adata.uns[{key!r}] lacks 'params' and 'errors': reconstruct the region again.")
     masked = adata.obs[masked_key].to_numpy(dtype=bool)
     if not masked.any():
         raise ValueError(f"adata.obs[{masked_key!r}] is False everywhere: no region was hidden in these observations.")
     errors = result["errors"]
     genes = _genes(adata, genes, errors, key, visible=~masked)
-    counts = _validate.check_counts(adata, result["params"].get("layer") or None)
-    setup = adata.uns.get(_keys.STIMAGE, {}).get("setup", {})
+    counts = _validate.check_counts(
+        adata, result["params"].get("layer") or None, advice="put back the raw counts of the reconstruction"
+    )
+    setup = _validate.notes_of(adata).get("setup", {})
     slides = slide_sites(adata, setup.get("grid_key", _keys.GRID), slide_key=setup.get("slide_key") or None)
     slides = [slide for slide in slides if masked[slide.observations].any()]
 

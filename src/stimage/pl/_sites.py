@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from stimage import _keys, _validate
+from stimage import _validate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,17 +42,16 @@ def slide_sites(adata: AnnData, grid_key: str, *, slide_key: str | None = None) 
     """Sites of every slide of an AnnData with a compact grid, placed as in the tissue image where that is known."""
     from stimage.data._corpus import slide_observations
 
-    grid = _validate.check_grid(adata, grid_key)
+    grid, sites = _validate.check_grid(adata, grid_key), _validate.grid_sites(adata, grid_key)
     spatial_key = str(adata.uns[grid_key]["params"]["spatial_key"])
     slides = []
     for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
-        keys = [_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
-        index, site = np.unique(adata.obs[keys].to_numpy()[observations], axis=0, return_inverse=True)
+        index, site = np.unique(sites[observations], axis=0, return_inverse=True)
         site = site.ravel()
         facts = grid.loc[name]
         cells = lattice_cells(index[:, 0], index[:, 1], layout=str(facts["layout"]), parity=int(facts["parity"]))
         if spatial_key in adata.obsm:
-            cells = _in_tissue(cells, site, np.asarray(adata.obsm[spatial_key], dtype=float)[observations])
+            cells = _in_tissue(cells, site, _validate.check_spatial(adata, spatial_key)[observations])
         slides.append(SlideSites(name, observations, site, index, cells))
     return slides
 
@@ -89,7 +88,7 @@ def observation_diameter(
     adata: AnnData, coordinates: np.ndarray, name: str, *, grid_key: str, spatial_key: str
 ) -> float:
     """Diameter at which observations of a slide nearly touch: by the pitch of a lattice, else by density."""
-    grid = adata.uns.get(grid_key)
+    grid = adata.uns[grid_key] if _validate.has_grid(adata, grid_key) else None
     if grid is not None and grid["params"]["spatial_key"] == spatial_key and name in grid["slides"].index:
         facts = grid["slides"].loc[name]
         if facts["layout"] in ("hex", "square") and np.isfinite(facts["pitch"]):
@@ -108,8 +107,6 @@ def observation_diameter(
 
 def _in_tissue(cells: np.ndarray, site: np.ndarray, spatial: np.ndarray) -> np.ndarray:
     """Place cells in the tissue by the affine map from lattice to spatial coordinates that fits best."""
-    if not np.isfinite(spatial).all():
-        return cells
     centres = cells.mean(axis=1)
     mean = pd.DataFrame(spatial).groupby(site).mean().to_numpy()
     design = np.column_stack([centres, np.ones(len(centres))])

@@ -8,7 +8,15 @@ import pandas as pd
 from scipy import sparse
 
 from stimage import _keys
-from stimage._validate import check_anndata, check_choice, check_counts, check_grid, check_spatial, slide_codes
+from stimage._validate import (
+    check_anndata,
+    check_choice,
+    check_counts,
+    check_size,
+    check_spatial,
+    grid_sites,
+    slide_codes,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -82,14 +90,13 @@ def aggregate_sites(
 
     check_anndata(adata)
     check_choice("counts", counts, _AGGREGATES)
-    check_grid(adata, grid_key)
+    check_size(adata, n_obs=1, n_vars=0)
+    row, col = grid_sites(adata, grid_key).T
     matrix = check_counts(adata, layer)
     spatial = check_spatial(adata, spatial_key) if spatial_key in adata.obsm else None
     params = adata.uns[grid_key]["params"]
     slide_key = str(params["slide_key"]) or None
     names, codes = slide_codes(adata, slide_key)
-    row = adata.obs[_keys.grid_row(grid_key)].to_numpy(dtype=np.int64)
-    col = adata.obs[_keys.grid_col(grid_key)].to_numpy(dtype=np.int64)
     width = int(col.max()) + 1
     place = (codes * (int(row.max()) + 1) + row) * width + col
     _, first, site_of, n_observations = np.unique(place, return_index=True, return_inverse=True, return_counts=True)

@@ -44,9 +44,9 @@ def build_corpus(
     Parameters
     ----------
     sources
-        Paths of ``.h5ad`` files, of ``.zarr`` folders (AnnData or SpatialData) or of Visium folders that Space Ranger
-        wrote (``filtered_feature_bc_matrix.h5`` and ``spatial``), or AnnData; raw counts. Those without a compact grid get
-        the one of :func:`compact_grid` with its defaults.
+        Paths of ``.h5ad`` files, of ``.zarr`` folders (AnnData or SpatialData) or of folders that Space Ranger
+        wrote for Visium or for one bin size of Visium HD (``filtered_feature_bc_matrix.h5`` and ``spatial``), or AnnData; raw
+        counts. Those without a compact grid get the one of :func:`compact_grid` with its defaults.
     path
         Folder of the corpus.
     genes
@@ -82,6 +82,8 @@ def build_corpus(
         If the folder holds something other than a corpus.
     FileNotFoundError
         If a source does not exist.
+    ImportError
+        If what reads a source is not installed: spatialdata, or pyarrow for Visium HD.
     KeyError
         If a source lacks the layer, a key or coordinates. This and all other errors name the source; the slides of
         earlier sources stay in the corpus.

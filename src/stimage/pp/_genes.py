@@ -190,7 +190,11 @@ def rank_genes(
     table.insert(0, "highly_variable", chosen)
     genes = table.index[chosen]
     if not len(genes):
-        raise ValueError("No candidate gene varies within a slide: check that the counts are not constant.")
+        found = "have constant counts" if any(slide.mean.any() for slide in slides) else "have no counts, all are zero"
+        raise ValueError(
+            f"No candidate gene varies within a slide: slides {listing([slide.name for slide in slides], 3)} {found}. Remove "
+            "them, or pass the raw counts with `layer=`."
+        )
     selected = [int(genes.isin(slide.genes).sum()) for slide in slides]
     overlap = pd.DataFrame(
         {

@@ -9,6 +9,7 @@ from stimage import _keys
 from stimage._validate import (
     check_anndata,
     check_choice,
+    check_key_added,
     check_size,
     check_spatial,
     check_text,
@@ -232,8 +233,9 @@ def _check_bin_size(layout: str, bin_size: float | None) -> None:
 
 
 def _check_key_added(adata: AnnData, key: str) -> None:
-    if not isinstance(key, str) or not key or "/" in key:
+    if not isinstance(key, str):
         raise ValueError(f"`key_added` must be a non-empty string without '/', found {key!r}.")
+    check_key_added(key)
     if _keys.grid_row(key) == _keys.ARRAY_ROW:
         raise ValueError(f"`key_added`={key!r} would write over the array coordinates: choose another.")
     earlier = adata.uns.get(key)

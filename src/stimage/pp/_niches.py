@@ -20,6 +20,7 @@ from stimage._validate import (
     check_text,
     check_unique_names,
     listing,
+    positive_number,
     slide_codes,
 )
 from stimage.pp._nearest import lattice_positions, nearest_positions, ring_pairs
@@ -269,15 +270,12 @@ def _spot_radius(adata: AnnData, name: str, is_only_slide: bool, pitch: float) -
     libraries = libraries if isinstance(libraries, Mapping) else {}
     if name not in libraries and is_only_slide and len(libraries) == 1:
         name = next(iter(libraries))
-    diameter = libraries.get(name, {}).get("scalefactors", {}).get("spot_diameter_fullres")
+    library = libraries.get(name, {})
+    scales = library.get("scalefactors", {}) if isinstance(library, Mapping) else {}
+    diameter = scales.get("spot_diameter_fullres")
     if diameter is not None:
-        diameter = float(diameter)
-        if not (np.isfinite(diameter) and diameter > 0):
-            raise ValueError(
-                f"adata.uns['spatial'][{name!r}]['scalefactors']['spot_diameter_fullres'] must be positive, found "
-                f"{diameter}: correct or remove it."
-            )
-        return diameter / 2
+        where = f"adata.uns['spatial'][{name!r}]['scalefactors']['spot_diameter_fullres']"
+        return positive_number(where, diameter) / 2
     if pitch == 0:
         raise ValueError(
             f"Slide {name!r} has spots at one position only, so nothing tells their size: set "

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from stimage import _keys
-from stimage._validate import check_range, listing
+from stimage._validate import check_range, listing, positive_number
 from stimage.pp._lattice import LEAST_OCCUPANCY
 
 if TYPE_CHECKING:
@@ -195,13 +195,4 @@ def _contradict(one: float, other: float) -> bool:
 
 
 def _positive(factors: Mapping[str, Any], key: str) -> float:
-    try:
-        value = float(factors[key])
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(
-            f"adata.uns['spatial'][library]['scalefactors'][{key!r}] must be a positive number, found {factors[key]!r}: "
-            "correct or remove it."
-        )
-    return value
+    return positive_number(f"adata.uns['spatial'][library]['scalefactors'][{key!r}]", factors[key])

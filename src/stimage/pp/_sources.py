@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from stimage import _keys
 from stimage._validate import check_counts, check_text, listing
 from stimage.pp._grid import compact_grid
 from stimage.pp._spatialdata import from_spatialdata
+from stimage.pp._visium import VISIUM_COUNTS, read_visium
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +25,6 @@ _EDGE = 1 << 20
 """Bytes at either end of a file that go into its fingerprint."""
 _EDGE_IN_FOLDER = 1 << 12
 """The same for each of the files of a folder, of which there may be many."""
-_VISIUM_COUNTS = "filtered_feature_bc_matrix.h5"
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,16 @@ def _kind(path: Path) -> Literal["h5ad", "zarr", "visium"]:
         return "h5ad"
     if path.suffix == ".zarr" and path.is_dir():
         return "zarr"
-    if (path / _VISIUM_COUNTS).is_file():
+    if (path / VISIUM_COUNTS).is_file():
         return "visium"
+    bins = sorted(folder.parent.name for folder in path.glob(f"binned_outputs/*/{VISIUM_COUNTS}"))
+    if bins:
+        raise ValueError(
+            f"`sources`: {str(path)!r} has bins of several sizes ({listing(bins)}): pass the folder of one of them, e.g. "
+            f"{str(path / 'binned_outputs' / bins[0])!r}."
+        )
     raise ValueError(
-        f"`sources`: {str(path)!r} is no .h5ad file, no .zarr folder and no folder with {_VISIUM_COUNTS!r}: read it "
+        f"`sources`: {str(path)!r} is no .h5ad file, no .zarr folder and no folder with {VISIUM_COUNTS!r}: read it "
         "yourself and pass the AnnData."
     )
 
@@ -151,14 +156,7 @@ def _read(source: Source, table: str) -> tuple[AnnData, str | None]:
 
         return read_h5ad(source.value), None
     if source.kind == "visium":
-        from squidpy.read import visium
-
-        with warnings.catch_warnings():
-            # Some gene symbols are those of several genes, which are told apart below.
-            warnings.filterwarnings("ignore", message="Variable names are not unique")
-            adata = visium(source.value)
-        adata.var_names_make_unique()
-        return adata, None
+        return read_visium(source.value), None
     import zarr
 
     root = zarr.open_group(source.value, mode="r")

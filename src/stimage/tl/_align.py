@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate
+from stimage._settings import seed_of
 from stimage.models import PatchSpec, STAlign, STImage
 from stimage.models._alignment_training import check_alignment_options
 from stimage.models._setup import check_setup
@@ -45,7 +46,7 @@ def align(
     accelerator: str = "auto",
     devices: int | str | list[int] = "auto",
     num_workers: int = 0,
-    seed: int = 0,
+    seed: int | None = 0,
     **trainer_kwargs: Any,
 ) -> STAlign:
     """Align images and expression of spots and of their niches (ST-Align). No labels are used.
@@ -106,7 +107,7 @@ def align(
     num_workers
         Processes that prepare batches. Results do not depend on it.
     seed
-        Seed of everything random.
+        Seed of everything random. ``None`` takes ``scvi.settings.seed``, or 0 where that is not set.
     trainer_kwargs
         Passed on to :class:`scvi.train.Trainer`.
 
@@ -141,6 +142,7 @@ def align(
     ST-Align: A Multimodal Foundation Model for Image-Gene Alignment in Spatial Transcriptomics, arXiv 2411.16793.
     """
     adatas = _validate.check_anndatas(adatas, "adatas")
+    seed = seed_of(seed)
     training_options = {
         "max_epochs": max_epochs,
         "batch_size": batch_size,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate
+from stimage._settings import seed_of
 from stimage.tl._clustering import METHODS, cluster
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def domains(
     method: Literal["gmm", "kmeans", "leiden"] = "gmm",
     n_components: int = 15,
     key_added: str = _keys.DOMAIN,
-    seed: int = 0,
+    seed: int | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Cluster an embedding into spatial domains. Labels are not smoothed over neighbours.
@@ -43,7 +44,7 @@ def domains(
     key_added
         Key of the result.
     seed
-        Seed of the clustering.
+        Seed of the clustering. ``None`` takes ``scvi.settings.seed``, or 0 where that is not set.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -76,6 +77,7 @@ def domains(
     _validate.check_anndata(adata)
     _validate.check_choice("method", method, METHODS)
     _validate.check_positive("n_components", n_components)
+    seed = seed_of(seed)
     _validate.check_seed(seed)
     _validate.check_key_added(key_added)
     # A graph of nearest neighbours needs two of them.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate, pretrained
+from stimage._settings import seed_of
 from stimage.models import STAlign, STImage
 from stimage.models._embedding import check_absent
 from stimage.models._setup import notes_of
@@ -32,7 +33,7 @@ def embed(
     level: Level | None = None,
     image_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
     output: str | Path | None = None,
     key_added: str = _keys.REPRESENTATION,
     copy: bool = False,
@@ -78,7 +79,8 @@ def embed(
     cache_dir
         Of an aligner: folder that keeps image features; by default in the user's cache.
     seed
-        Seed of the choice of sites hidden together, of gene draws and of adaptation.
+        Seed of the choice of sites hidden together, of gene draws and of adaptation. ``None`` takes ``scvi.settings.seed``, or 0
+        where that is not set.
     output
         Path of a zarr array to write the embedding to instead of ``adata``, a few rows of windows at a time, see
         :meth:`stimage.models.STImage.get_latent_representation`. ``adata`` stays as it is, and what ``uns`` would say is in the
@@ -150,7 +152,7 @@ def embed(
         embedding, entry = _embed_aligned(adata, model, **aligned)
     else:
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
-        embedding, entry = _embed_windows(adata, model, **windows, seed=seed)
+        embedding, entry = _embed_windows(adata, model, **windows, seed=seed_of(seed))
     if output is not None:
         return None
     adata = adata.copy() if copy else adata

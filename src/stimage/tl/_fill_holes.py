@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate, pretrained
+from stimage._settings import seed_of
 from stimage.models import STImage
 from stimage.models._holes import fill_holes as filled_holes
 from stimage.models._setup import setup_of
@@ -20,7 +21,7 @@ def fill_holes(
     *,
     context: int = 8,
     interval: float | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
     key_added: str = _keys.HOLES,
 ) -> AnnData:
     """Predict expression where a slide has none: sites that tissue encloses, and observations without counts.
@@ -84,6 +85,7 @@ def fill_holes(
     if model is not None:
         _validate.check_model(model, STImage)
     _validate.check_key_added(key_added)
+    seed = seed_of(seed)
     setup = setup_of(adata)
     grid_key = setup["grid_key"]
     _validate.check_grid(adata, grid_key)

@@ -5,7 +5,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate
-from stimage.data import Corpus
+from stimage._settings import seed_of
+from stimage.data import Corpus, SampleUnit
 from stimage.models import STImage
 from stimage.models._options import check_model_options, check_training_options, check_unit_options
 from stimage.models._setup import check_setup, corpus_of
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from stimage.data._gene_selection import GeneSelection
     from stimage.data._masking import Masking
     from stimage.data._units import NeighborWeights, Unit
+    from stimage.models._options import Sampling
     from stimage.models._presets import Preset
 
 
@@ -49,10 +51,11 @@ def pretrain(
     devices: int | str | list[int] = "auto",
     precision: str = "32-true",
     accumulate_grad_batches: int = 1,
+    sampling: Sampling = "cpu",
     num_workers: int = 0,
     checkpoint_dir: str | PathLike[str] | None = None,
     checkpoint_every_n_epochs: int = 1,
-    seed: int = 0,
+    seed: int | None = 0,
     **trainer_kwargs: Any,
 ) -> STImage:
     """Pretrain a masked autoencoder on one slide, several or a corpus. No labels are used.
@@ -115,15 +118,18 @@ def pretrain(
         ``"32-true"``, or ``"bf16-mixed"``: matrix products with 16 bits, for GPUs that are fast at it.
     accumulate_grad_batches
         Batches in a step of the optimiser, whose gradient is that of one batch of their joint size.
+    sampling
+        Where windows are cut: ``"cpu"``, or ``"device"``, where the model is trained and the expression of all slides is then
+        kept, in half precision. Faster on a GPU. The windows are others for a seed, of the same distribution.
     num_workers
-        Processes that prepare windows ahead. Results do not depend on it.
+        Processes that prepare windows ahead on the CPU. Results do not depend on it.
     checkpoint_dir
         Folder for checkpoints. If it has some of this very training, training goes on from the last: run again after an
         interruption, the same call ends as if it had never stopped. Checkpoints of another training are refused.
     checkpoint_every_n_epochs
         Epochs between checkpoints; the last epoch always has one.
     seed
-        Seed of everything random.
+        Seed of everything random. ``None`` takes ``scvi.settings.seed``, or 0 where that is not set.
     trainer_kwargs
         Passed on to :class:`scvi.train.Trainer`, e.g. ``strategy="ddp"`` and ``num_nodes``.
 
@@ -156,6 +162,7 @@ def pretrain(
     ----------
     Spatial Transcriptomics as Images for Large-Scale Pretraining, Eqs. 2-4 and 6-8.
     """
+    seed = seed_of(seed)
     model_options = {
         "preset": preset,
         "gene_selection": gene_selection,
@@ -175,6 +182,7 @@ def pretrain(
         "early_stopping": early_stopping,
         "precision": precision,
         "accumulate_grad_batches": accumulate_grad_batches,
+        "sampling": sampling,
         "num_workers": num_workers,
         "checkpoint_dir": checkpoint_dir,
         "checkpoint_every_n_epochs": checkpoint_every_n_epochs,
@@ -187,7 +195,8 @@ def pretrain(
     }
     check_model_options(**model_options)
     check_unit_options(**unit_options, masking=masking, window=window)
-    check_training_options(**training_options)
+    sample_unit = SampleUnit(unit, n_neighbors, neighbor_weights, n_macro_domains)
+    check_training_options(**training_options, unit=sample_unit)
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     if isinstance(adatas, Corpus):
         chosen = [name for name, value in {"genes": genes, **setup, "grid_key": None}.items() if value is not None]

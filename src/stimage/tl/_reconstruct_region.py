@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimage import _keys, _validate, pretrained
+from stimage._settings import seed_of
 from stimage.models import STImage
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def reconstruct_region(
     size: int | None = None,
     context: int = 8,
     interval: float | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
     key_added: str = _keys.REGION,
     copy: bool = False,
 ) -> AnnData | None:
@@ -49,7 +50,8 @@ def reconstruct_region(
         Also write bounds between which this share of values would be measured, such as 0.9. Regions of the same shape
         elsewhere on the slide say how wide they must be, see :meth:`stimage.models.STImage.reconstruct_interval`.
     seed
-        Seed of the block's place and of those that the prediction is calibrated on.
+        Seed of the block's place and of those that the prediction is calibrated on. ``None`` takes ``scvi.settings.seed``, or
+        0 where that is not set.
     key_added
         Key of the results.
     copy
@@ -99,6 +101,7 @@ def reconstruct_region(
     if model is not None:
         _validate.check_model(model, STImage)
     _validate.check_key_added(key_added)
+    seed = seed_of(seed)
     model = pretrained.load() if model is None else model
     result = model.reconstruct_region(adata, region=region, size=size, context=context, interval=interval, seed=seed)
     adata = adata.copy() if copy else adata
