@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _speed_tables import TABLES as SPEED_TABLES
+from _uses_tables import TABLES as USES_TABLES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -354,6 +355,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "explored linear": lambda: explored("linear"),
     "explored model": lambda: explored("model"),
     **SPEED_TABLES,
+    **USES_TABLES,
 }
 
 

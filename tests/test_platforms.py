@@ -169,8 +169,8 @@ def test_aggregate_is_the_sum_of_each_site(n, bin_size, two_slides, seed):
     key = "slide" if two_slides and n >= 4 else None
     adata.obs["slide"] = ["b" if i % 2 else "a" for i in range(n)]
     adata.obs["grid_row"], adata.obs["grid_col"] = (adata.obsm["spatial"] // bin_size).astype(int).T
-    table = pd.DataFrame({"layout": "bins"}, index=["a", "b"] if key else ["slide"])
-    adata.uns["grid"] = {"params": {"slide_key": key or ""}, "slides": table}
+    table = pd.DataFrame({"layout": "bins", "parity": 0}, index=["a", "b"] if key else ["slide"])
+    adata.uns["grid"] = {"params": {"slide_key": key or "", "spatial_key": "spatial"}, "slides": table}
 
     slow = {}
     for i in range(n):

@@ -419,7 +419,7 @@ def test_errors_of_libraries(library, tmp_path):
     with pytest.raises(KeyError, match="no 'tissue_hires_scalef'.*spot_diameter_fullres"):
         SlideImage.from_anndata(adata, resolution="hires")
     library["scalefactors"]["tissue_hires_scalef"] = 0.0
-    with pytest.raises(ValueError, match="tissue_hires_scalef.*positive, found 0"):
+    with pytest.raises(ValueError, match="tissue_hires_scalef.*positive number, found 0"):
         SlideImage.from_anndata(adata, resolution="hires")
     library["images"], library["metadata"] = {}, {}
     with pytest.raises(KeyError, match="no image: 'images' holds none.*source_image_path"):
