@@ -28,8 +28,6 @@ import stimage as sti
 
 N_GENES = 300
 COUNTED = 40  # genes with counts in a cell
-LARGEST_EMBEDDED = 10_000  # 100,000 take minutes on one core
-LARGEST_RECONSTRUCTED = 10_000
 
 
 def cells(n: int, genes: np.ndarray) -> AnnData:
@@ -75,8 +73,7 @@ def measure(call: Callable[[], object]) -> dict[str, float]:
 
 
 def calls(adata: AnnData, lattice: AnnData) -> dict[str, Callable[[], object]]:
-    n = adata.n_obs
-    steps: dict[str, Callable[[], object]] = {
+    return {
         "pp.compact_grid, lattice inferred": lambda: sti.pp.compact_grid(lattice),
         "pp.compact_grid, bins chosen": lambda: sti.pp.compact_grid(adata),
         "pp.compact_grid, bins given": lambda: sti.pp.compact_grid(adata, layout="bins", bin_size=10.0),
@@ -84,13 +81,10 @@ def calls(adata: AnnData, lattice: AnnData) -> dict[str, Callable[[], object]]:
         "pp.build_niches": lambda: sti.pp.build_niches(adata, key_added="around"),
         "pp.select_genes": lambda: sti.pp.select_genes(adata, n_genes=100),
         "data.Corpus.from_anndata": lambda: sti.data.Corpus.from_anndata(adata, genes=adata.var_names),
+        "tl.embed": lambda: sti.tl.embed(adata),
+        "tl.domains, 7 domains": lambda: sti.tl.domains(adata, 7, use_rep="X_any"),
+        "tl.reconstruct_region": lambda: sti.tl.reconstruct_region(adata, size=6),
     }
-    if n <= LARGEST_EMBEDDED:
-        steps["tl.embed"] = lambda: sti.tl.embed(adata)
-    steps["tl.domains, 7 domains"] = lambda: sti.tl.domains(adata, 7, use_rep="X_any")
-    if n <= LARGEST_RECONSTRUCTED:
-        steps["tl.reconstruct_region"] = lambda: sti.tl.reconstruct_region(adata, size=6)
-    return steps
 
 
 def main() -> None:
