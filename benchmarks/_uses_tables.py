@@ -15,7 +15,9 @@ def annotation() -> str:
             f"{found[shape]['accuracy']:.3f} ± {found[shape]['accuracy_sd']:.3f}" if shape in found else "–"
             for shape in shapes
         ]
-        body.append([slide, embedding, *cells, f"{found['strip']['calibration_error']:.3f}" if "strip" in found else "–"])
+        body.append(
+            [slide, embedding, *cells, f"{found['strip']['calibration_error']:.3f}" if "strip" in found else "–"]
+        )
     return table(["slide", "embedding", *shapes, "calibration error, strip"], body)
 
 
