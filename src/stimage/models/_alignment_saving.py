@@ -22,10 +22,17 @@ from stimage.models._checked_config import (
     sealed,
     typed,
 )
-from stimage.models._checked_weights import check_prefixes, check_tensors, load_module, of_shapes, tensors_under
+from stimage.models._checked_weights import (
+    check_prefixes,
+    check_tensors,
+    load_module,
+    of_shapes,
+    tensors_id,
+    tensors_under,
+)
 from stimage.models._expression_head import ExpressionHead
 from stimage.models._image_basis import ImageBasis
-from stimage.models._image_features import PatchSpec, encoder_id, named_encoder, tensors_id
+from stimage.models._image_features import PatchSpec, encoder_id, named_encoder
 from stimage.models._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
 from stimage.models._setup import vocabulary_hash
 from stimage.models._sharing import ShareMixin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -105,3 +106,12 @@ def check_readout(tensors: Mapping[str, Tensor], dim: int) -> None:
 
 def _short(names: list[str]) -> str:
     return _validate.listing((name[:80] for name in names), 3)
+
+
+def tensors_id(tensors: Mapping[str, Tensor], description: str = "") -> str:
+    """Hash of tensors, their names and what they belong to, 16 hexadecimal digits."""
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -4,7 +4,6 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from stimage import _validate
 from stimage._progress import progress
 from stimage.data import SlideImage, square_boxes
+from stimage.models._checked_weights import tensors_id
 from stimage.modules import ImageEncoder, load_image_encoder
 
 N_COLOURS = 6
@@ -88,15 +88,6 @@ def named_encoder(name: str, seed: int) -> ImageEncoder:
 def encoder_id(encoder: ImageEncoder) -> str:
     """Hash of an encoder: its configuration and its weights, 16 hexadecimal digits."""
     return tensors_id(encoder.state_dict(), repr(encoder.config))
-
-
-def tensors_id(tensors: Mapping[str, torch.Tensor], description: str = "") -> str:
-    """Hash of tensors, their names and what they belong to, 16 hexadecimal digits."""
-    digest = hashlib.sha256(description.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()

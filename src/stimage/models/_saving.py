@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from stimage.models._checked_config import (
     sealed,
     typed,
 )
-from stimage.models._checked_weights import check_prefixes, check_readout, load_module, tensors_under
+from stimage.models._checked_weights import check_prefixes, check_readout, load_module, tensors_id, tensors_under
 from stimage.models._manifest import MODEL_FILES
 from stimage.models._options import check_model_options, check_unit_options
 from stimage.models._readout import Readout
@@ -44,11 +43,7 @@ class SaveMixin(ShareMixin):
     @property
     def model_id(self) -> str:
         """Hash of the weights and of the readout of the combined embedding, 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return tensors_id(self._tensors())
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that was learned, by its name in a checkpoint."""

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
-
-if TYPE_CHECKING:
-    pass
 
 
 class LossHistory(lightning.Callback):
