@@ -54,7 +54,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/alignment.py --data $(DATA)
 	$(BIN)/python benchmarks/encoders.py
-	for benchmark in sampling training_step corpus embedding memory uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in sampling training_step corpus embedding reconstruction memory uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	$(BIN)/python benchmarks/_tables.py
 
 benchmarks-short: $(VENV)/.test

@@ -100,6 +100,15 @@ def embedding() -> str:
     return table(["sites", "time", "per site", "products per 1,000 sites", "peak memory"], body)
 
 
+def reconstruction() -> str:
+    found = read("reconstruction")
+    body = [
+        [f"{record['side']}", record["way"], f"{record['seconds']:.2f} s", f"{record['in_matrix_products']:.2f}"]
+        for record in found["times"]
+    ]
+    return table(["side", "way", "time", "matrix products"], body)
+
+
 def memory() -> str:
     calls = read("memory")["calls"]
     sizes = ("1000", "10000", "100000")
@@ -111,6 +120,7 @@ def memory() -> str:
 
 
 TABLES = {
+    "reconstruction": reconstruction,
     "sampling": sampling,
     "training step": training_step,
     "corpus": corpus,
