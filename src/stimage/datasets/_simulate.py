@@ -4,27 +4,31 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from stimage._keys import ARRAY_COL, ARRAY_ROW, SPATIAL
 
+from ._genes import N_PROGRAMMES, Genes
 from ._stain import Stain
-from ._tissue import DomainMap, Layout, Pattern, SmoothField, lattice, tissue_mask, to_unit_square
+from ._tissue import DomainMap, LayeredField, Layout, Pattern, SmoothField, lattice, tissue_mask, to_unit_square
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _N_SHARED_TYPES = 4  # cell types that belong to no domain: vessels, glia, immune cells
-_N_PROGRAMMES = 5  # gene programmes that vary smoothly, across domain borders
-_ROWS_AT_ONCE = 4096  # bounds the dense rates and counts held at any moment
 
-# What makes the domains hard to see in one spot (chosen so that PCA with k-means scores as it does on real cortex).
+# Cell types
 _DOMAIN_TYPE = 2.4  # log-odds by which a domain prefers its own cell type
 _SHARED_TYPE = 0.8  # log-odds of the shared types, everywhere
-_TYPE_FIELD = 0.4  # within-domain variation of the composition
-_CONCENTRATION = 6.0  # of the Dirichlet a spot's few cells are drawn from
-_PROGRAMME_LOADING = 0.17
-_STATE_LOADING = 0.16  # cell state (stress, cycle): per spot, without spatial structure
+_WITHIN_COMPARTMENT = 0.4  # how far the types of one compartment lie apart, of the distance between compartments
+_TYPE_FIELDS = {0.25: 0.4, 0.06: 0.4}  # length scale and strength of what varies within domains
+_CONCENTRATION = 12.0  # of the Dirichlet a spot's few cells are drawn from
+
+_PROGRAMME_SCALES = (0.04, 0.4)  # from two or three spots to half of the section
+
+# Depth: standard deviations of its logarithm, together .55 as on cortex of Maynard et al. 2021
+_DEPTH_DOMAIN = 0.25
+_DEPTH_FIELDS = {0.25: 0.27, 0.05: 0.2}
+_DEPTH_SPOT = 0.32
 
 
 def simulate_tissue(
@@ -122,15 +126,18 @@ def simulate_tissue(
 
     rng = np.random.default_rng(seed)
     domain_map = DomainMap(pattern, n_domains, to_unit_square(lattice(layout, n_rows, n_cols, rng)[0]), rng)
-    genes = _Genes(n_genes, n_domains + _N_SHARED_TYPES, rng)
-    composition = rng.normal(0, 0.3, (n_domains, genes.n_types))
+    compartment = _compartments(n_domains, rng)
+    n_types = len(compartment)
+    genes = Genes(n_genes, compartment, rng)
+    composition = rng.normal(0, 0.3, (n_domains, n_types))
     composition[np.arange(n_domains), np.arange(n_domains)] += _DOMAIN_TYPE
     composition[:, n_domains:] += _SHARED_TYPE
-    type_fields = SmoothField(0.15, rng, genes.n_types)
-    programme_fields = SmoothField(0.2, rng, _N_PROGRAMMES)
+    type_fields = LayeredField(_TYPE_FIELDS, rng, n_types)
+    programme_fields = SmoothField(np.exp(rng.uniform(*np.log(_PROGRAMME_SCALES), N_PROGRAMMES)), rng, N_PROGRAMMES)
+    depth_of_domain = rng.normal(0, _DEPTH_DOMAIN, n_domains)
     # Drawn apart, so that counts are the same with and without an image.
     rng_of_image = np.random.default_rng([seed, 1])
-    stain = Stain(genes.n_types, rng_of_image) if image else None
+    stain = Stain(n_types, rng_of_image) if image else None
 
     slides, libraries = [], {}
     for name in (f"slide_{index + 1}" for index in range(n_slides)):
@@ -145,8 +152,8 @@ def simulate_tissue(
                 f"({len(np.unique(domain))} found a place); enlarge n_rows and n_cols or ask for fewer domains."
             )
         batch = rng.normal(0, 0.25, n_genes) if n_slides > 1 else np.zeros(n_genes)
-        proportions = _cell_types(composition[domain] + _TYPE_FIELD * type_fields(points), rng)
-        depth = _depth(points, library_size, n_slides, rng)
+        proportions = _cell_types(composition[domain] + type_fields(points), rng)
+        depth = library_size * _depth(points, depth_of_domain[domain], n_slides, rng)
         counts = genes.counts(proportions, programme_fields(points), depth, batch, rng)
 
         obs = pd.DataFrame(index=[f"{name}_{index}" for index in range(len(points))])
@@ -164,45 +171,6 @@ def simulate_tissue(
     return adata
 
 
-class _Genes:
-    """Expression of each cell type, and what modulates it."""
-
-    def __init__(self, n_genes: int, n_types: int, rng: np.random.Generator) -> None:
-        self.n_types = n_types
-        role = rng.choice(["housekeeping", "marker", "programme", "background"], n_genes, p=[0.1, 0.3, 0.3, 0.3])
-        self.var = pd.DataFrame({"role": pd.Categorical(role)}, index=[f"GENE{i + 1:05d}" for i in range(n_genes)])
-        base = rng.normal(0, 2.2, n_genes) + 1.5 * (role == "housekeeping")
-        # A marker is raised in one to three types, some of them shared between domains.
-        raised = rng.random((n_types, n_genes)) < 2 / n_types
-        effect = raised * rng.gamma(2.0, 0.5, (n_types, n_genes)) * (role == "marker")
-        effect += rng.normal(0, 0.25, (n_types, n_genes)) * (role != "housekeeping")
-        self._signature = np.exp(base + effect)
-        self._programme = rng.normal(0, _PROGRAMME_LOADING, (_N_PROGRAMMES, n_genes)) * (role == "programme")
-        self._state = rng.normal(0, _STATE_LOADING, (2, n_genes)) * (role != "housekeeping")
-        self.var["inverse_dispersion"] = rng.gamma(4.0, 0.75, n_genes) + 0.5
-
-    def counts(
-        self,
-        proportions: np.ndarray,
-        programmes: np.ndarray,
-        depth: np.ndarray,
-        batch: np.ndarray,
-        rng: np.random.Generator,
-    ) -> sparse.csr_matrix:
-        """Counts (n_obs, n_genes) of observations with these cell types, programmes and depths."""
-        theta = self.var["inverse_dispersion"].to_numpy()
-        blocks = []
-        for start in range(0, len(depth), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            state = rng.normal(size=(len(depth[rows]), len(self._state)))
-            rate = proportions[rows] @ self._signature
-            rate *= np.exp(programmes[rows] @ self._programme + state @ self._state + batch)
-            rate *= depth[rows, None] / rate.sum(axis=1, keepdims=True)
-            rate *= rng.gamma(theta, 1 / theta, rate.shape)
-            blocks.append(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
-        return sparse.vstack(blocks, format="csr")
-
-
 def _cell_types(log_odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Dirichlet proportions (n_obs, n_types) around the softmax of `log_odds`."""
     mean = np.exp(log_odds)
@@ -212,11 +180,19 @@ def _cell_types(log_odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cells / cells.sum(axis=1, keepdims=True)
 
 
-def _depth(points: np.ndarray, library_size: float, n_slides: int, rng: np.random.Generator) -> np.ndarray:
-    """Log-normal expected counts (n_obs,): half the spread is smooth over the section, half is not."""
-    log_depth = 0.25 * SmoothField(0.2, rng)(points)[:, 0] + rng.normal(0, 0.25, len(points))
+def _compartments(n_domains: int, rng: np.random.Generator) -> np.ndarray:
+    """Where each cell type (n_types,) lies between two compartments: the last domains, half at most, are in the second."""
+    n_second = rng.integers(1, max(n_domains // 2, 1) + 1)
+    place = _WITHIN_COMPARTMENT * rng.random(n_domains)
+    place[n_domains - n_second :] = 1 - place[n_domains - n_second :]
+    return np.append(place, rng.random(_N_SHARED_TYPES))
+
+
+def _depth(points: np.ndarray, of_domain: np.ndarray, n_slides: int, rng: np.random.Generator) -> np.ndarray:
+    """Log-normal depth (n_obs,) with a median of one, partly of the domain, partly smooth over the section."""
+    log_depth = of_domain + LayeredField(_DEPTH_FIELDS, rng)(points)[:, 0] + rng.normal(0, _DEPTH_SPOT, len(points))
     log_depth -= np.median(log_depth)
-    return library_size * np.exp(log_depth + (rng.normal(0, 0.3) if n_slides > 1 else 0.0))
+    return np.exp(log_depth + (rng.normal(0, 0.3) if n_slides > 1 else 0.0))
 
 
 def _check(

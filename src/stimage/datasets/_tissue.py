@@ -40,8 +40,9 @@ class SmoothField:
     and needs no lattice.
     """
 
-    def __init__(self, length_scale: float, rng: np.random.Generator, n_fields: int = 1) -> None:
-        self._frequency = rng.normal(0, 1 / length_scale, (n_fields, 2, _N_WAVES))
+    def __init__(self, length_scale: float | np.ndarray, rng: np.random.Generator, n_fields: int = 1) -> None:
+        scale = np.broadcast_to(length_scale, n_fields)[:, None, None]
+        self._frequency = rng.normal(size=(n_fields, 2, _N_WAVES)) / scale
         self._phase = rng.uniform(0, 2 * np.pi, (n_fields, 1, _N_WAVES))
         self._amplitude = rng.normal(0, np.sqrt(2 / _N_WAVES), (n_fields, _N_WAVES, 1))
 
@@ -52,6 +53,17 @@ class SmoothField:
             for frequency, phase, amplitude in zip(self._frequency, self._phase, self._amplitude, strict=True)
         ]
         return np.hstack(waves)
+
+
+class LayeredField:
+    """Sum of smooth fields, given as ``{length scale: standard deviation}``: large areas, and detail within them."""
+
+    def __init__(self, layers: dict[float, float], rng: np.random.Generator, n_fields: int = 1) -> None:
+        self._layers = [(deviation, SmoothField(scale, rng, n_fields)) for scale, deviation in layers.items()]
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Values at `points` (n, 2), shape (n, n_fields)."""
+        return sum(deviation * field(points) for deviation, field in self._layers)
 
 
 def tissue_mask(points: np.ndarray, n_holes: int, rng: np.random.Generator) -> np.ndarray:

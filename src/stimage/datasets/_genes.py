@@ -1,0 +1,68 @@
+"""Genes of a simulated tissue: what each cell type expresses, what modulates it, and how it is counted."""
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+_ROWS_AT_ONCE = 4096  # bounds the dense rates and counts held at any moment
+
+# Spread of log expression. On cortex of Maynard et al. 2021 no gene has more than a hundredth of the counts.
+_BASE_SPREAD = 1.6
+_BASE_LIMIT = 2.0  # standard deviations at which it is cut off
+_HOUSEKEEPING = 1.0  # how much more housekeeping genes are expressed
+
+_COMPARTMENT_LOADING = 0.8  # grey and white matter, tumour and stroma: most of the first axis of a real slide
+_MARKER_SCALE = 0.5
+_TYPE_LOADING = 0.15  # differences of types in all but housekeeping genes
+_STATE_LOADING = 0.05  # cell state (stress, cycle): per spot, without spatial structure
+# Of gene programmes, the strongest first.
+_PROGRAMME_LOADINGS = np.array([0.4, 0.3, 0.25, 0.2, 0.17, 0.15, 0.12, 0.1])
+N_PROGRAMMES = len(_PROGRAMME_LOADINGS)
+
+
+class Genes:
+    """Expression of each cell type, and what modulates it.
+
+    `compartment` (n_types,) lies between 0 and 1: types of one compartment share the genes that tell it from the other.
+    """
+
+    def __init__(self, n_genes: int, compartment: np.ndarray, rng: np.random.Generator) -> None:
+        n_types = len(compartment)
+        role = rng.choice(["housekeeping", "marker", "programme", "background"], n_genes, p=[0.1, 0.3, 0.3, 0.3])
+        self.var = pd.DataFrame({"role": pd.Categorical(role)}, index=[f"GENE{i + 1:05d}" for i in range(n_genes)])
+        base = _BASE_SPREAD * np.clip(rng.normal(size=n_genes), -_BASE_LIMIT, _BASE_LIMIT)
+        base += _HOUSEKEEPING * (role == "housekeeping")
+        # A marker is raised in one to three types, some of them shared between domains.
+        raised = rng.random((n_types, n_genes)) < 2 / n_types
+        effect = raised * rng.gamma(2.0, _MARKER_SCALE, (n_types, n_genes)) * (role == "marker")
+        effect += rng.normal(0, _TYPE_LOADING, (n_types, n_genes)) * (role != "housekeeping")
+        effect += np.outer(compartment, rng.normal(0, _COMPARTMENT_LOADING, n_genes) * (role != "housekeeping"))
+        self._signature = np.exp(base + effect)
+        self._programme = _PROGRAMME_LOADINGS[:, None] * rng.normal(size=(N_PROGRAMMES, n_genes))
+        self._programme *= role == "programme"
+        # A programme is carried by some types more than by others, so that it is stronger in some domains.
+        self._activity = rng.uniform(0, 2, (n_types, N_PROGRAMMES))
+        self._state = rng.normal(0, _STATE_LOADING, (2, n_genes)) * (role != "housekeeping")
+        self.var["inverse_dispersion"] = rng.gamma(4.0, 5.0, n_genes) + 2.0
+
+    def counts(
+        self,
+        proportions: np.ndarray,
+        programmes: np.ndarray,
+        depth: np.ndarray,
+        batch: np.ndarray,
+        rng: np.random.Generator,
+    ) -> sparse.csr_matrix:
+        """Counts (n_obs, n_genes) of observations with these cell types, programmes and depths."""
+        theta = self.var["inverse_dispersion"].to_numpy()
+        active = programmes * (proportions @ self._activity)
+        blocks = []
+        for start in range(0, len(depth), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            state = rng.normal(size=(len(depth[rows]), len(self._state)))
+            rate = proportions[rows] @ self._signature
+            rate *= np.exp(active[rows] @ self._programme + state @ self._state + batch)
+            rate *= depth[rows, None] / rate.sum(axis=1, keepdims=True)
+            rate *= rng.gamma(theta, 1 / theta, rate.shape)
+            blocks.append(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+        return sparse.vstack(blocks, format="csr")
