@@ -111,7 +111,9 @@ def statistics(adata: AnnData, label: np.ndarray) -> dict[str, float | list[floa
     }
     for n in N_AVERAGED:
         near = cKDTree(places).query(places, k=n)[1].reshape(len(places), n)
-        found = KMeans(result["domains"], n_init=20, random_state=0).fit_predict(scores[:, :10][near].mean(axis=1)[known])
+        found = KMeans(result["domains"], n_init=20, random_state=0).fit_predict(
+            scores[:, :10][near].mean(axis=1)[known]
+        )
         result[f"ARI, mean of {n}"] = float(adjusted_rand_score(label[known], found))
     return result
 

@@ -6,17 +6,18 @@ from scipy import sparse
 
 _ROWS_AT_ONCE = 4096  # bounds the dense rates and counts held at any moment
 
-# Spread of log expression. On cortex of Maynard et al. 2021 no gene has more than a hundredth of the counts.
-_BASE_SPREAD = 1.6
-_BASE_LIMIT = 2.0  # standard deviations at which it is cut off
+# Of the gamma distribution of mean expression. Its logarithm has a long lower tail and a short upper one, as on cortex of Maynard
+# et al. 2021, where its standard deviation is 1.9 and no gene has more than a hundredth of the counts.
+_EXPRESSION_SHAPE = 0.35
+_EXPRESSION_FLOOR = 1e-3  # genes without any counts are rarely kept in a file
 _HOUSEKEEPING = 1.0  # how much more housekeeping genes are expressed
 
-_COMPARTMENT_LOADING = 0.8  # grey and white matter, tumour and stroma: most of the first axis of a real slide
+_COMPARTMENT_LOADING = 1.4  # grey and white matter, tumour and stroma: most of the first axis of a real slide
 _MARKER_SCALE = 0.5
-_TYPE_LOADING = 0.15  # differences of types in all but housekeeping genes
+_TYPE_LOADING = 0.1  # differences of types in all but housekeeping genes
 _STATE_LOADING = 0.05  # cell state (stress, cycle): per spot, without spatial structure
 # Of gene programmes, the strongest first.
-_PROGRAMME_LOADINGS = np.array([0.4, 0.3, 0.25, 0.2, 0.17, 0.15, 0.12, 0.1])
+_PROGRAMME_LOADINGS = np.array([0.144, 0.128, 0.112, 0.096, 0.084, 0.072, 0.06, 0.048])
 N_PROGRAMMES = len(_PROGRAMME_LOADINGS)
 
 
@@ -30,20 +31,24 @@ class Genes:
         n_types = len(compartment)
         role = rng.choice(["housekeeping", "marker", "programme", "background"], n_genes, p=[0.1, 0.3, 0.3, 0.3])
         self.var = pd.DataFrame({"role": pd.Categorical(role)}, index=[f"GENE{i + 1:05d}" for i in range(n_genes)])
-        base = _BASE_SPREAD * np.clip(rng.normal(size=n_genes), -_BASE_LIMIT, _BASE_LIMIT)
-        base += _HOUSEKEEPING * (role == "housekeeping")
+        base = np.log(rng.gamma(_EXPRESSION_SHAPE, size=n_genes) + _EXPRESSION_FLOOR) + _HOUSEKEEPING * (
+            role == "housekeeping"
+        )
         # A marker is raised in one to three types, some of them shared between domains.
         raised = rng.random((n_types, n_genes)) < 2 / n_types
+        varied = role != "housekeeping"
         effect = raised * rng.gamma(2.0, _MARKER_SCALE, (n_types, n_genes)) * (role == "marker")
-        effect += rng.normal(0, _TYPE_LOADING, (n_types, n_genes)) * (role != "housekeeping")
-        effect += np.outer(compartment, rng.normal(0, _COMPARTMENT_LOADING, n_genes) * (role != "housekeeping"))
+        effect += rng.normal(0, _TYPE_LOADING, (n_types, n_genes)) * varied
+        effect += np.outer(compartment, rng.normal(0, _COMPARTMENT_LOADING, n_genes) * varied)
         self._signature = np.exp(base + effect)
+        # All types have as much of housekeeping genes: what one expresses more of, it makes up for elsewhere.
+        self._signature[:, varied] *= np.exp(base[varied]).sum() / self._signature[:, varied].sum(axis=1, keepdims=True)
         self._programme = _PROGRAMME_LOADINGS[:, None] * rng.normal(size=(N_PROGRAMMES, n_genes))
         self._programme *= role == "programme"
         # A programme is carried by some types more than by others, so that it is stronger in some domains.
         self._activity = rng.uniform(0, 2, (n_types, N_PROGRAMMES))
-        self._state = rng.normal(0, _STATE_LOADING, (2, n_genes)) * (role != "housekeeping")
-        self.var["inverse_dispersion"] = rng.gamma(4.0, 5.0, n_genes) + 2.0
+        self._state = rng.normal(0, _STATE_LOADING, (2, n_genes)) * varied
+        self.var["inverse_dispersion"] = rng.gamma(4.0, 8.0, n_genes) + 2.0
 
     def counts(
         self,

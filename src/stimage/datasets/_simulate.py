@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 _N_SHARED_TYPES = 4  # cell types that belong to no domain: vessels, glia, immune cells
 
 # Cell types
-_DOMAIN_TYPE = 2.4  # log-odds by which a domain prefers its own cell type
+_DOMAIN_TYPE = 1.8  # log-odds by which a domain prefers its own cell type
+_SHARED_WITH_NEXT = (
+    0.6  # how strongly, in proportion, it prefers the type of the next domain: a layer resembles the next
+)
 _SHARED_TYPE = 0.8  # log-odds of the shared types, everywhere
+_AVOIDS = 0.9  # log-odds by which a domain avoids types of the other compartment
 _WITHIN_COMPARTMENT = 0.4  # how far the types of one compartment lie apart, of the distance between compartments
-_TYPE_FIELDS = {0.25: 0.4, 0.06: 0.4}  # length scale and strength of what varies within domains
-_CONCENTRATION = 12.0  # of the Dirichlet a spot's few cells are drawn from
+_TYPE_FIELDS = {0.25: 0.6, 0.06: 0.3}  # length scale and strength of what varies within domains
+_CONCENTRATION = 20.0  # of the Dirichlet a spot's few cells are drawn from
 
-_PROGRAMME_SCALES = (0.04, 0.4)  # from two or three spots to half of the section
+_PROGRAMME_SCALES = (0.03, 0.25)  # from two spots of 60 to a quarter of the section
+_PROGRAMME_SPOT = 0.5  # how much programmes vary from spot to spot, of how much they vary over the section
 
 # Depth: standard deviations of its logarithm, together .55 as on cortex of Maynard et al. 2021
-_DEPTH_DOMAIN = 0.25
-_DEPTH_FIELDS = {0.25: 0.27, 0.05: 0.2}
-_DEPTH_SPOT = 0.32
+_DEPTH_DOMAIN = 0.28
+_DEPTH_FIELDS = {0.25: 0.32, 0.05: 0.22}
+_DEPTH_SPOT = 0.28
 
 
 def simulate_tissue(
@@ -130,8 +135,10 @@ def simulate_tissue(
     n_types = len(compartment)
     genes = Genes(n_genes, compartment, rng)
     composition = rng.normal(0, 0.3, (n_domains, n_types))
-    composition[np.arange(n_domains), np.arange(n_domains)] += _DOMAIN_TYPE
+    apart = np.abs(np.subtract.outer(np.arange(n_domains), np.arange(n_domains)))
+    composition[:, :n_domains] += _DOMAIN_TYPE * _SHARED_WITH_NEXT**apart
     composition[:, n_domains:] += _SHARED_TYPE
+    composition -= _AVOIDS * np.abs(compartment[:n_domains, None] - compartment)
     type_fields = LayeredField(_TYPE_FIELDS, rng, n_types)
     programme_fields = SmoothField(np.exp(rng.uniform(*np.log(_PROGRAMME_SCALES), N_PROGRAMMES)), rng, N_PROGRAMMES)
     depth_of_domain = rng.normal(0, _DEPTH_DOMAIN, n_domains)
@@ -154,7 +161,8 @@ def simulate_tissue(
         batch = rng.normal(0, 0.25, n_genes) if n_slides > 1 else np.zeros(n_genes)
         proportions = _cell_types(composition[domain] + type_fields(points), rng)
         depth = library_size * _depth(points, depth_of_domain[domain], n_slides, rng)
-        counts = genes.counts(proportions, programme_fields(points), depth, batch, rng)
+        programmes = programme_fields(points) + rng.normal(0, _PROGRAMME_SPOT, (len(points), N_PROGRAMMES))
+        counts = genes.counts(proportions, programmes, depth, batch, rng)
 
         obs = pd.DataFrame(index=[f"{name}_{index}" for index in range(len(points))])
         obs["domain"] = pd.Categorical.from_codes(domain, [f"domain_{index + 1}" for index in range(n_domains)])

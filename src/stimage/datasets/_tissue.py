@@ -44,15 +44,14 @@ class SmoothField:
         scale = np.broadcast_to(length_scale, n_fields)[:, None, None]
         self._frequency = rng.normal(size=(n_fields, 2, _N_WAVES)) / scale
         self._phase = rng.uniform(0, 2 * np.pi, (n_fields, 1, _N_WAVES))
-        self._amplitude = rng.normal(0, np.sqrt(2 / _N_WAVES), (n_fields, _N_WAVES, 1))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Values at `points` (n, 2), shape (n, n_fields)."""
         waves = [
-            np.cos(points @ frequency + phase) @ amplitude
-            for frequency, phase, amplitude in zip(self._frequency, self._phase, self._amplitude, strict=True)
+            np.cos(points @ frequency + phase).mean(axis=1)
+            for frequency, phase in zip(self._frequency, self._phase, strict=True)
         ]
-        return np.hstack(waves)
+        return np.sqrt(2 * _N_WAVES) * np.column_stack(waves)
 
 
 class LayeredField:
