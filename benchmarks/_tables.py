@@ -15,12 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _simulation_tables import TABLES as SIMULATION_TABLES
 from _speed_tables import TABLES as SPEED_TABLES
 from _uses_tables import TABLES as USES_TABLES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = ("README.md", "docs/results.md", "docs/what_we_tried.md", "docs/user_guide/corpus.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/what_we_tried.md",
+    "docs/user_guide/corpus.md",
+    "docs/user_guide/simulated_tissue.md",
+)
 BASELINES = (
     "coordinates only",
     "raw expression",
@@ -354,6 +361,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "image encoders": image_encoders,
     "explored linear": lambda: explored("linear"),
     "explored model": lambda: explored("model"),
+    **SIMULATION_TABLES,
     **SPEED_TABLES,
     **USES_TABLES,
 }

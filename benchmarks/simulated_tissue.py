@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def of_domains(values: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def statistics(adata: AnnData, label: np.ndarray) -> dict[str, float | list[float]]:
-    """What is compared, of spots with an annotation; axes are of all spots that have counts."""
+    """What is compared, of spots with an annotation; axes and library sizes are of all spots that have counts."""
     counts = sparse.csr_matrix(adata.X)
     library = np.asarray(counts.sum(axis=1)).ravel()
     kept = library > 0
@@ -139,13 +140,20 @@ def main() -> None:
             results["simulated"][name].append(show(f"{name}, seed {seed}", found))
     if not arguments.short:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps({"axes": AXES, **results}, indent=1))
+        document = {
+            "command": "python benchmarks/simulated_tissue.py",
+            "versions": {package: version(package) for package in ("stimage", "numpy", "scipy", "scikit-learn")},
+            "axes": AXES,
+            **results,
+        }
+        arguments.output.write_text(json.dumps(document, indent=1))
 
 
 def show(name: str, found: dict) -> dict:
+    found = {key: np.round(value, 4).tolist() for key, value in found.items()}
     print(name)
     for key, value in found.items():
-        print(f"  {key}: {np.round(value, 3)}", flush=True)
+        print(f"  {key}: {value}", flush=True)
     return found
 
 

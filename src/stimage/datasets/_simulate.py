@@ -14,23 +14,27 @@ from ._tissue import DomainMap, LayeredField, Layout, Pattern, SmoothField, latt
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_N_SHARED_TYPES = 4  # cell types that belong to no domain: vessels, glia, immune cells
+# Chosen so that simulated slides look like labelled real ones by the statistics of benchmarks/simulated_tissue.py.
+# Length scales are parts of the longer side of the section.
 
-# Cell types
-_DOMAIN_TYPE = 1.8  # log-odds by which a domain prefers its own cell type
+_N_SHARED_TYPES = 4  # cell types that belong to no domain: vessels, glia, immune cells
+_WITHIN_COMPARTMENT = 0.4  # how far types of one compartment lie apart, of the distance between the compartments
+
+# Log-odds of cell types
+_DOMAIN_TYPE = 1.8  # by which a domain prefers its own type
 _SHARED_WITH_NEXT = (
-    0.6  # how strongly, in proportion, it prefers the type of the next domain: a layer resembles the next
+    0.6  # how strongly, in proportion, it prefers that of the next domain: layers resemble their neighbours
 )
-_SHARED_TYPE = 0.8  # log-odds of the shared types, everywhere
-_AVOIDS = 0.9  # log-odds by which a domain avoids types of the other compartment
-_WITHIN_COMPARTMENT = 0.4  # how far the types of one compartment lie apart, of the distance between compartments
-_TYPE_FIELDS = {0.25: 0.6, 0.06: 0.3}  # length scale and strength of what varies within domains
+_SHARED_TYPE = 0.8  # of the shared types, everywhere
+_AVOIDS = 0.9  # by which a domain avoids types of the other compartment
+_TYPE_FIELDS = {0.25: 0.6, 0.06: 0.3}  # length scale and standard deviation of what varies within domains
 _CONCENTRATION = 20.0  # of the Dirichlet a spot's few cells are drawn from
 
-_PROGRAMME_SCALES = (0.03, 0.25)  # from two spots of 60 to a quarter of the section
-_PROGRAMME_SPOT = 0.5  # how much programmes vary from spot to spot, of how much they vary over the section
+# Gene programmes
+_PROGRAMME_SCALES = (0.03, 0.25)  # from two spots to a quarter of the section
+_PROGRAMME_SPOT = 0.5  # standard deviation from spot to spot, where that over the section is 1
 
-# Depth: standard deviations of its logarithm, together .55 as on cortex of Maynard et al. 2021
+# Log depth, standard deviations: together .55, with neighbours that correlate by .65, as on cortex (Maynard et al. 2021)
 _DEPTH_DOMAIN = 0.28
 _DEPTH_FIELDS = {0.25: 0.32, 0.05: 0.22}
 _DEPTH_SPOT = 0.28
@@ -52,9 +56,11 @@ def simulate_tissue(
 ) -> "AnnData":
     r"""Simulate sections of one tissue with known spatial domains.
 
-    Each domain prefers a cell type of its own, but every observation is a mixture of a few cells, all domains
-    hold all types, gene programmes and cell states vary independently of the domains, and depth varies over
-    the section. One observation alone therefore says little about its domain; its surroundings say more.
+    Each domain prefers a cell type of its own and, less, those of the next domains, but every observation is a mixture
+    of a few cells and all domains hold all types. Types belong to one of two compartments, which differ in nearly all genes.
+    Within domains and across their borders, the composition and gene programmes vary smoothly at several length scales,
+    so that leading principal axes hold structure that is not the domains, as on real slides; depth varies likewise.
+    The user guide has the maths and compares the result with real slides.
 
     Counts are negative binomial, drawn as a gamma-Poisson mixture:
     :math:`x_{ig} \sim \mathrm{Poisson}(\ell_i \rho_{ig} \gamma_{ig})` with
@@ -107,7 +113,8 @@ def simulate_tissue(
     ``uns["spatial"]``
         With ``image=True``, for each slide an image and its scale factors as squidpy keeps them.
     ``var["role"]``
-        Categorical: ``"housekeeping"``, ``"marker"``, ``"programme"`` or ``"background"``.
+        Categorical: ``"housekeeping"`` (the same in all types), ``"marker"`` (raised in some types), ``"programme"`` or
+        ``"background"``; all but the first also differ between the compartments.
     ``var["inverse_dispersion"]``
         :math:`\theta_g`.
 
