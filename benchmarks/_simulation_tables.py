@@ -22,7 +22,8 @@ OF_SLIDES = {
 
 
 def short(value: float) -> str:
-    return f"{value:.2f}".replace("0.", ".", 1)
+    # Adding zero turns -0. into 0.
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
 
 
 def groups() -> dict[str, list[dict]]:

@@ -40,7 +40,7 @@ def simulated() -> AnnData:
 
 @pytest.fixture
 def slide(simulated) -> AnnData:
-    """A slide of 84 spots and 60 genes, with a grid."""
+    """A slide of 81 spots and 60 genes, with a grid."""
     return simulated.copy()
 
 
