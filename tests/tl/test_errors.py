@@ -59,7 +59,7 @@ def calls(model, aligner, tmp_path_factory):
         "predict_expression": lambda adata: tl.predict_expression(adata, aligner),
         "pl.domains": pl.domains,
         "pl.niches": pl.niches,
-        "pl.region_error": lambda adata: pl.region_error(adata, adata.var_names[0]),
+        "pl.region_error": lambda adata: pl.region_error(adata, model.genes[0]),
         "pl.alignment": lambda adata: pl.alignment(adata, aligner=aligner),
         "setup_anndata": STImage.setup_anndata,
         "Corpus": lambda adata: data.Corpus.from_anndata(adata, genes=model.genes),
