@@ -124,7 +124,7 @@ def test_paper_preset_has_the_published_sizes(tissue, fit):
     [
         ({"window": 1}, ValueError, "`window` must be at least 2, found 1"),
         ({"window": "16"}, TypeError, "`window` must be an integer, found str"),
-        ({"window": 30}, ValueError, r"`window`=30 is larger than every slide.*22 x 20.*`window=20`"),
+        ({"window": 30}, ValueError, r"`window`=30 is larger than every slide.*22 x 19.*`window=19`"),
         ({"n_genes": 0}, ValueError, "`n_genes` must be at least 1"),
         ({"n_pool_genes": 0}, ValueError, "`n_pool_genes` must be at least 1"),
         ({"mask_ratio": 0}, ValueError, "`mask_ratio` must be between 0 and 1"),

@@ -222,7 +222,7 @@ BAD = {
         r"`spatial_key`.*infinite.*remove",
         COORDINATES | IF_THERE,
     ),
-    "three coordinates": (of_three, ValueError, r"`spatial_key`.*two columns.*\(44, 3\)", COORDINATES | IF_THERE),
+    "three coordinates": (of_three, ValueError, r"`spatial_key`.*two columns.*\(46, 3\)", COORDINATES | IF_THERE),
     "text for coordinates": (of_text, TypeError, r"`spatial_key`.*must hold numbers", COORDINATES | IF_THERE),
     "NaN count": (
         one_count(np.nan),
