@@ -98,7 +98,7 @@ def test_weights_of_memberships_do_not_count():
 
 def test_cells_in_bins_from_raw_counts():
     """A cell is shown as its bin, and its niche as the mean over the bins of its members, cell by cell."""
-    adata = datasets.simulate_tissue(n_rows=9, n_cols=9, n_genes=30, n_domains=2, layout="irregular", seed=1)
+    adata = datasets.simulate_tissue(n_rows=9, n_cols=9, n_genes=30, n_domains=2, layout="irregular", seed=6)
     adata.X = adata.X.toarray() * (np.arange(adata.n_obs) % 4 > 0)[:, None]
     pp.compact_grid(adata, layout="bins", bin_size=300.0)
     pp.build_niches(adata, n_neighbors=5)
