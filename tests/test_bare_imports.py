@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ALLOWED = ("numpy", "scipy", "numba", "torch", "lightning", "safetensors")
+ALLOWED = ("numpy", "scipy", "numba", "torch", "lightning", "safetensors", "lazy-loader")
 
 REFUSE = """
 import sys

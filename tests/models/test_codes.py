@@ -21,7 +21,7 @@ def test_codes_are_components_of_the_posteriors_of_all_mixtures():
     posteriors = []
     for n_clusters in N_CLUSTERS:
         for start in range(N_STARTS):
-            mixture = GaussianMixture(n_clusters, covariance_type="tied", max_iter=60, random_state=7 + start)
+            mixture = GaussianMixture(n_clusters, covariance_type="tied", max_iter=30, random_state=7 + start)
             posteriors.append(mixture.fit(components).predict_proba(components))
     expected = PCA(30, svd_solver="full").fit_transform(np.hstack(posteriors))
     codes = NicheCodes.fit(vectors, seed=7)

@@ -1,8 +1,24 @@
 """User-facing models, after the manner of scvi-tools."""
 
-from stimage.models._image_features import PatchSpec
-from stimage.models._region import RegionResult
-from stimage.models._stalign import STAlign
-from stimage.models._stimage import STImage
+from typing import TYPE_CHECKING
 
-__all__ = ["PatchSpec", "RegionResult", "STAlign", "STImage"]
+import lazy_loader
+
+if TYPE_CHECKING:
+    from stimage.models._image_features import PatchSpec
+    from stimage.models._region import RegionResult
+    from stimage.models._smoothed_pca import SmoothedPCA
+    from stimage.models._stalign import STAlign
+    from stimage.models._stimage import STImage
+
+# What a name needs is loaded when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_image_features": ["PatchSpec"],
+        "_region": ["RegionResult"],
+        "_smoothed_pca": ["SmoothedPCA"],
+        "_stalign": ["STAlign"],
+        "_stimage": ["STImage"],
+    },
+)

@@ -14,7 +14,7 @@ N_COMPONENTS = 15
 N_CLUSTERS = (6, 12, 20)
 N_STARTS = 3
 N_CODES = 30
-N_STEPS = 60
+N_STEPS = 30
 """Where a mixture stops matters little: many are combined."""
 MOST_SITES = 10_000
 """Sites that mixtures are fitted on; more of them, chosen at random, change little and cost time."""

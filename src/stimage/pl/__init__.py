@@ -1,11 +1,28 @@
 """Figures: domains, niches, reconstructed regions, training windows, losses and benchmarks. Each function returns the matplotlib figure."""
 
-from stimage.pl._alignment import alignment
-from stimage.pl._benchmark import benchmark
-from stimage.pl._domains import domains
-from stimage.pl._niches import niches
-from stimage.pl._region_error import region_error
-from stimage.pl._training import training
-from stimage.pl._windows import windows
+from typing import TYPE_CHECKING
 
-__all__ = ["alignment", "benchmark", "domains", "niches", "region_error", "training", "windows"]
+import lazy_loader
+
+if TYPE_CHECKING:
+    from stimage.pl._alignment import alignment
+    from stimage.pl._benchmark import benchmark
+    from stimage.pl._domains import domains
+    from stimage.pl._niches import niches
+    from stimage.pl._region_error import region_error
+    from stimage.pl._training import training
+    from stimage.pl._windows import windows
+
+# What a name needs is loaded when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_alignment": ["alignment"],
+        "_benchmark": ["benchmark"],
+        "_domains": ["domains"],
+        "_niches": ["niches"],
+        "_region_error": ["region_error"],
+        "_training": ["training"],
+        "_windows": ["windows"],
+    },
+)

@@ -6,11 +6,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -18,7 +20,11 @@ FORMAT_VERSION = 1
 
 
 def save_checkpoint(
-    directory: str | Path, *, kind: str, weights: dict[str, torch.Tensor], config: dict[str, Any]
+    directory: str | Path,
+    *,
+    kind: str,
+    weights: dict[str, torch.Tensor] | dict[str, np.ndarray],
+    config: dict[str, Any],
 ) -> None:
     """Write a model as safetensors and JSON; nothing is pickled.
 
@@ -32,7 +38,7 @@ def save_checkpoint(
     kind
         Name of the model class.
     weights
-        State dict.
+        State dict, or arrays of a model that needs no torch.
     config
         JSON-compatible description of the model.
 
@@ -48,9 +54,8 @@ def save_checkpoint(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
-        save_file(tensors, Path(scratch) / WEIGHTS)
+        _write_weights(weights, Path(scratch) / WEIGHTS)
         document = {
             "kind": kind,
             "format_version": FORMAT_VERSION,
@@ -64,7 +69,9 @@ def save_checkpoint(
         os.replace(Path(scratch) / CONFIG, directory / CONFIG)
 
 
-def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_checkpoint(
+    directory: str | Path, *, kind: str, arrays: bool = False
+) -> tuple[dict[str, torch.Tensor] | dict[str, np.ndarray], dict[str, Any]]:
     """Read what :func:`save_checkpoint` wrote.
 
     Parameters
@@ -73,6 +80,8 @@ def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torc
         The checkpoint.
     kind
         Name of the model class that it must be of.
+    arrays
+        Read weights as arrays of numpy, without torch.
 
     Returns
     -------
@@ -116,9 +125,24 @@ def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torc
             f"Checkpoint {str(directory)!r} is truncated or altered: the checksum of {WEIGHTS} does not match {CONFIG}."
         )
     try:
+        if arrays:
+            from safetensors.numpy import load_file
+        else:
+            from safetensors.torch import load_file
         return load_file(directory / WEIGHTS), config
     except SafetensorError as error:
         raise ValueError(f"Checkpoint {str(directory)!r} is damaged: {WEIGHTS} cannot be read ({error}).") from error
+
+
+def _write_weights(weights: dict[str, torch.Tensor] | dict[str, np.ndarray], path: Path) -> None:
+    if all(isinstance(value, np.ndarray) for value in weights.values()):
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, path)
+        return
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
 
 
 def _sha256(path: Path) -> str:

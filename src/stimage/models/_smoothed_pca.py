@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from scipy import sparse
+
+from stimage import _validate
+from stimage.data import Corpus, Slide, Vocabulary, gaussian_mean, principal_genes
+from stimage.models._checked_config import (
+    MISFITS,
+    check_config_size,
+    check_unaltered,
+    damaged,
+    read_manifest,
+    sealed,
+    typed,
+)
+from stimage.models._codes import NicheCodes
+from stimage.models._setup import corpus_of, manifest_of
+from stimage.train import load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+TARGET_SUM = 1e3
+"""The closer a library size is to the counts themselves, the less single counts of rare genes weigh."""
+N_AXES = 30
+WIDTHS = (1.0, 2.2)
+"""Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
+CODE_WIDTH = 1.5
+ENOUGH_SITES = 20_000
+"""Sites on which codes and scales are fitted, in whole slides."""
+
+
+class SmoothedPCA:
+    r"""Principal components of expression, averaged over the surroundings of each site, beside codes of these surroundings.
+
+    A closed form: nothing is trained, and any species, gene panel and platform will do. Expression :math:`x_i` is log1p of
+    counts per 1,000, centred per slide; :math:`A` holds the 30 principal axes of all slides that are given together;
+    :math:`\mathcal G_w` is the Gaussian mean of width :math:`w` (:func:`stimage.data.gaussian_mean`). The embedding of a site is
+
+    .. math::
+        c_i = \tfrac12 \mathcal G_{1}[A^\top x]_i + \tfrac12 \mathcal G_{2.2}[A^\top x]_i, \qquad
+        q_i = \mathcal G_{1.5}\big[\operatorname{codes}(\mathcal G_{1.5}[A^\top x])\big]_i, \qquad
+        z_i = [\, c_i / \sigma_c \;;\; q_i / \sigma_q \,],
+
+    where codes are principal components of the posteriors of nine Gaussian mixtures, and :math:`\sigma` is the total spread
+    of each part over the slides of the fit. Axes, codes and spreads belong to the fit: a new slide is centred by its own mean
+    and described with them, so that embeddings of slides can be compared.
+
+    Parameters
+    ----------
+    data
+        An AnnData or a list of them, each after :func:`stimage.pp.compact_grid`, or a :class:`stimage.data.Corpus`.
+    genes
+        Vocabulary. By default the ``n_pool_genes`` highly variable genes of :func:`stimage.pp.select_genes`; of a corpus, all
+        its genes.
+    n_pool_genes
+        Size of the vocabulary when ``genes`` is not given.
+    seed
+        Seed of the starts of the mixtures, and of the choice of slides that they are fitted on.
+
+    Raises
+    ------
+    KeyError
+        If an AnnData has no grid.
+    ValueError
+        If counts are not raw, or there are fewer than three sites with counts.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> first, second = (sti.datasets.simulate_tissue(n_rows=20, n_cols=20, seed=seed) for seed in (0, 1))
+    >>> for adata in (first, second):
+    ...     sti.pp.compact_grid(adata)
+    >>> model = sti.models.SmoothedPCA(first)
+    >>> model.get_latent_representation(second).shape == (second.n_obs, 60)
+    True
+    """
+
+    def __init__(
+        self,
+        data: AnnData | Sequence[AnnData] | Corpus,
+        *,
+        genes: Sequence[str] | None = None,
+        n_pool_genes: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        _validate.check_positive("n_pool_genes", n_pool_genes, smallest=2)
+        _validate.check_seed(seed)
+        if isinstance(data, Corpus) and genes is not None:
+            raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
+        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
+        n_active = sum(int(slide.active.sum()) for slide in corpus)
+        if n_active < 3:
+            raise ValueError(f"`data` has {n_active} sites with counts, at least 3 are needed: pass more observations.")
+        corpus = corpus.to_target_sum(TARGET_SUM)
+        self.vocabulary = corpus.vocabulary
+        self.seed = seed
+        self.manifest = manifest_of(corpus)
+        axes, _ = principal_genes(list(corpus), N_AXES)
+        self.axes = np.ascontiguousarray(axes)  # as a file will give it back
+        self._fit(corpus)
+
+    def __repr__(self) -> str:
+        slides = _validate.listing(self.manifest["slides"]["name"], 3)
+        return f"SmoothedPCA: {len(self.genes)} genes, {self.n_dimensions} dimensions, fitted on slides {slides}"
+
+    @property
+    def genes(self) -> np.ndarray:
+        """Names of the genes of the vocabulary."""
+        return self.vocabulary.genes
+
+    @property
+    def n_dimensions(self) -> int:
+        """Length of an embedding."""
+        return self.axes.shape[1] + self.codes.n_codes
+
+    @property
+    def model_id(self) -> str:
+        """Hash of all that was fitted, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def get_latent_representation(self, data: AnnData | Sequence[AnnData] | Corpus) -> np.ndarray:
+        """One vector per observation.
+
+        Parameters
+        ----------
+        data
+            Slides, over any genes that overlap the vocabulary.
+
+        Returns
+        -------
+        numpy.ndarray
+            Embedding (observations x at most 60), float32, in the order of the AnnData. Observations that share a site share
+            its vector.
+
+        Raises
+        ------
+        KeyError
+            If an AnnData has no grid.
+        ValueError
+            If counts are not raw, or too few genes are known to the model.
+        """
+        corpus = data if isinstance(data, Corpus) else corpus_of(data, self.vocabulary)
+        rows = np.empty((sum(len(slide.observation_index) for slide in corpus), self.n_dimensions), dtype=np.float32)
+        order = corpus.observation_order
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        start = 0
+        for slide in corpus.to_target_sum(TARGET_SUM):
+            stop = start + len(slide.observation_index)
+            rows[places[start:stop]] = self._embed(slide)[slide.site_of_observation]
+            start = stop
+        return rows
+
+    def provenance(self, adata: AnnData | None = None) -> dict[str, Any]:
+        """What to note beside an embedding.
+
+        Parameters
+        ----------
+        adata
+            What was embedded, if that is one AnnData: its genes are compared with the model's.
+
+        Returns
+        -------
+        dict
+            The entries of ``uns["stimage"]["X_stimage"]``, h5ad-writable.
+        """
+        return {
+            "model": type(self).__name__,
+            "model_id": self.model_id,
+            "stimage_version": version("stimage"),
+            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
+            "n_axes": self.axes.shape[1],
+            "n_codes": self.codes.n_codes,
+            "seed": self.seed,
+            "manifest": json.dumps(self.manifest_record(), sort_keys=True),
+            **({} if adata is None else self.vocabulary.match(adata).notes()),
+        }
+
+    def manifest_record(self) -> dict[str, Any]:
+        """What the model was fitted on, JSON-compatible.
+
+        Returns
+        -------
+        dict
+            ``slides``: a list with name, number of sites, fingerprints and donor of each; ``vocabulary_sha256``.
+        """
+        return {**self.manifest, "slides": self.manifest["slides"].to_dict("records")}
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the fit as safetensors and JSON.
+
+        Parameters
+        ----------
+        directory
+            Where to write; made when absent.
+        overwrite
+            Replace a model that is there.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a model and ``overwrite`` is not set.
+        """
+        _validate.check_path("directory", directory)
+        if (Path(directory) / "config.json").exists() and not overwrite:
+            raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
+        config = {
+            "stimage_version": version("stimage"),
+            "genes": self.genes.tolist(),
+            "ensembl_ids": self.vocabulary.ensembl_ids,
+            "seed": self.seed,
+            "manifest": self.manifest_record(),
+        }
+        save_checkpoint(directory, kind=type(self).__name__, weights=self._tensors(), config=sealed(config))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read a model that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        directory
+            The folder.
+
+        Returns
+        -------
+        Self
+            The model, as it was saved.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model.
+        ValueError
+            If it is of another kind or version, truncated or altered.
+        """
+        _validate.check_path("directory", directory)
+        check_config_size(Path(directory))
+        tensors, config = load_checkpoint(directory, kind=cls.__name__, arrays=True)
+        model = cls.__new__(cls)
+        try:
+            check_unaltered(config)
+            model.vocabulary = Vocabulary(config["genes"], typed(config["ensembl_ids"], dict, "ensembl_ids"))
+            model.seed = typed(config["seed"], int, "seed")
+            model.manifest = read_manifest(config["manifest"])
+            if not all(np.isfinite(array).all() for array in tensors.values()):
+                raise ValueError("a tensor has NaN or infinite values")
+            model.axes, model.scales = tensors["axes"], tensors["scales"]
+            codes = {name.removeprefix("codes/"): a for name, a in tensors.items() if name.startswith("codes/")}
+            model.codes = NicheCodes(codes)
+            # Parts whose sizes do not fit each other do not get through this.
+            scores = np.zeros((1, len(model.genes)), dtype=np.float32) @ model.axes
+            model._beside(scores, model.codes(scores))
+        except MISFITS as error:
+            raise damaged(directory, error) from error
+        return model
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        codes = {f"codes/{name}": array for name, array in self.codes.tensors.items()}
+        return {"axes": self.axes, "scales": self.scales, **codes}
+
+    def _fit(self, corpus: Corpus) -> None:
+        """Fit codes and scales on whole slides in random order, until there are enough sites."""
+        chosen, n_sites = [], 0
+        for number in np.random.default_rng(self.seed).permutation(len(corpus)):
+            chosen.append(corpus[int(number)])
+            n_sites += int(chosen[-1].active.sum())
+            if n_sites >= ENOUGH_SITES:
+                break
+        scores = [self._scores(slide) for slide in chosen]
+        contexts = [_context(slide, part)[slide.active] for slide, part in zip(chosen, scores, strict=True)]
+        near = [gaussian_mean(slide, part, CODE_WIDTH) for slide, part in zip(chosen, scores, strict=True)]
+        self.codes = NicheCodes.fit(
+            np.concatenate([part[slide.active] for slide, part in zip(chosen, near, strict=True)]), seed=self.seed
+        )
+        codes = [
+            gaussian_mean(slide, self.codes(part), CODE_WIDTH)[slide.active]
+            for slide, part in zip(chosen, near, strict=True)
+        ]
+        spreads = [float(np.sqrt(np.concatenate(part).var(axis=0).sum())) for part in (contexts, codes)]
+        self.scales = np.array([spread or 1.0 for spread in spreads], dtype=np.float32)
+
+    def _embed(self, slide: Slide) -> np.ndarray:
+        """Embedding of the sites of a slide on the model's scale (sites x dimensions)."""
+        scores = self._scores(slide)
+        codes = gaussian_mean(slide, self.codes(gaussian_mean(slide, scores, CODE_WIDTH)), CODE_WIDTH)
+        return self._beside(_context(slide, scores), codes)
+
+    def _beside(self, context: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return np.hstack([context / self.scales[0], codes / self.scales[1]]).astype(np.float32)
+
+    def _scores(self, slide: Slide) -> np.ndarray:
+        """Principal components of the sites of a slide, centred over those with counts (sites x axes)."""
+        scores = np.empty((slide.n_sites, self.axes.shape[1]), dtype=np.float32)
+        for sites, block in _blocks(slide):
+            scores[sites] = block @ self.axes
+        return scores - slide.gene_mean @ self.axes
+
+
+def _context(slide: Slide, scores: np.ndarray) -> np.ndarray:
+    return sum(gaussian_mean(slide, scores, width) for width in WIDTHS) / len(WIDTHS)
+
+
+def _blocks(slide: Slide) -> Iterator[tuple[Any, sparse.csr_matrix]]:
+    """Some sites and their expression at a time; all at once where it is in memory."""
+    if sparse.issparse(slide.expression):
+        yield slice(None), slide.expression
+    else:
+        yield from slide.expression.row_blocks()

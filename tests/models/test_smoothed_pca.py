@@ -1,0 +1,132 @@
+import subprocess
+import sys
+
+import anndata
+import numpy as np
+import pytest
+from helpers import assert_unchanged
+from scipy.spatial.distance import pdist
+from sklearn.decomposition import PCA
+
+import stimage as sti
+from stimage.data import site_positions
+from stimage.models._codes import NicheCodes
+
+
+def slides(n_slides=2, **options):
+    adatas = [
+        sti.datasets.simulate_tissue(n_rows=18, n_cols=16, n_genes=150, seed=n, **options) for n in range(n_slides)
+    ]
+    for adata in adatas:
+        sti.pp.compact_grid(adata)
+    return adatas
+
+
+def kernel(slide, width):
+    """Weights of all pairs of sites at their physical positions, rows summing to one."""
+    positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity).astype(np.float64)
+    weights = np.exp(-0.5 * (np.linalg.norm(positions[:, None] - positions[None], axis=2) / width) ** 2) * slide.active
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("layout", ["hex", "square", "irregular"])
+def test_against_the_formula(layout):
+    adatas = slides(2, layout=layout)
+    model = sti.models.SmoothedPCA(adatas)
+    corpus = sti.data.Corpus.from_anndata(adatas, genes=model.genes).to_target_sum(1e3)
+    centred = [slide.expression.toarray() - slide.expression[slide.active].toarray().mean(axis=0) for slide in corpus]
+    pca = PCA(30, svd_solver="full").fit(np.concatenate([x[s.active] for x, s in zip(centred, corpus, strict=True)]))
+    scores = [x @ pca.components_.T for x in centred]
+    context = [(kernel(s, 1.0) @ x + kernel(s, 2.2) @ x) / 2 for x, s in zip(scores, corpus, strict=True)]
+    spread = np.sqrt(np.concatenate([c[s.active] for c, s in zip(context, corpus, strict=True)]).var(axis=0).sum())
+    found = [model.get_latent_representation(adata) for adata in adatas]
+    for part, slide, vectors in zip(context, corpus, found, strict=True):
+        expected = part[slide.site_of_observation] / spread
+        # The signs of axes are free.
+        np.testing.assert_allclose(pdist(vectors[:, :30]), pdist(expected), atol=5e-3)
+    # Codes are those of the near surroundings, averaged over them once more.
+    near = [kernel(s, 1.5) @ x for x, s in zip(scores, corpus, strict=True)]
+    codes = NicheCodes.fit(np.concatenate([x[s.active] for x, s in zip(near, corpus, strict=True)]))
+    averaged = [kernel(s, 1.5) @ codes(x) for x, s in zip(near, corpus, strict=True)]
+    together = [pdist(a[s.site_of_observation]) for a, s in zip(averaged, corpus, strict=True)]
+    for distances, vectors in zip(together, found, strict=True):
+        assert np.corrcoef(distances, pdist(vectors[:, 30:]))[0, 1] > 0.95
+
+
+def test_each_part_has_unit_spread_on_the_slides_of_the_fit():
+    (adata,) = slides(1)
+    vectors = sti.models.SmoothedPCA(adata).get_latent_representation(adata)
+    assert vectors.dtype == np.float32
+    assert vectors.shape[1] <= 64
+    for part in (vectors[:, :30], vectors[:, 30:]):
+        assert part.var(axis=0).sum() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_new_slide_is_described_without_being_fitted():
+    first, second = slides()
+    model = sti.models.SmoothedPCA(first)
+    before = model.model_id
+    with assert_unchanged(first, second):
+        vectors = model.get_latent_representation(second)
+    assert model.model_id == before
+    # Nothing of other slides enters.
+    both = model.get_latent_representation([first, second])
+    np.testing.assert_allclose(both[first.n_obs :], vectors, atol=1e-6)
+
+
+def test_observations_may_come_in_any_order():
+    (adata,) = slides(1)
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    vectors = sti.models.SmoothedPCA(adata).get_latent_representation(adata)
+    shuffled = sti.models.SmoothedPCA(adata[order].copy()).get_latent_representation(adata[order].copy())
+    np.testing.assert_allclose(shuffled, vectors[order], atol=1e-4)
+
+
+def test_saved_and_loaded(tmp_path):
+    adata, other = slides()
+    model = sti.models.SmoothedPCA(adata, n_pool_genes=100)
+    model.save(tmp_path / "model")
+    loaded = sti.models.SmoothedPCA.load(tmp_path / "model")
+    assert loaded.model_id == model.model_id
+    assert loaded.manifest_record() == model.manifest_record()
+    np.testing.assert_array_equal(loaded.get_latent_representation(other), model.get_latent_representation(other))
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        model.save(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="truncated or altered"):
+        sti.models.SmoothedPCA.load(tmp_path / "model")
+
+
+def test_a_corpus_on_disk_gives_the_same(tmp_path):
+    adatas = slides()
+    model = sti.models.SmoothedPCA(adatas, n_pool_genes=100)
+    corpus = sti.data.Corpus.from_anndata(adatas, genes=model.genes)
+    corpus.write(tmp_path / "corpus", target_sum=1e3)
+    stored = sti.data.Corpus.open(tmp_path / "corpus")
+    np.testing.assert_allclose(
+        model.get_latent_representation(stored), model.get_latent_representation(corpus), atol=2e-2
+    )
+    assert sti.models.SmoothedPCA(stored).genes.tolist() == model.genes.tolist()
+
+
+@pytest.mark.parametrize("n_obs", [3, 5, 12])
+def test_few_observations(n_obs):
+    rng = np.random.default_rng(0)
+    adata = anndata.AnnData(rng.poisson(3.0, (n_obs, 20)).astype(np.float32))
+    adata.obs["array_row"], adata.obs["array_col"] = np.divmod(np.arange(n_obs), 2)
+    sti.pp.compact_grid(adata, layout="square")
+    vectors = sti.models.SmoothedPCA(adata).get_latent_representation(adata)
+    assert len(vectors) == n_obs
+    assert np.isfinite(vectors).all()
+
+
+def test_no_torch_is_needed():
+    code = (
+        "import sys, stimage as sti; a = sti.datasets.simulate_tissue(n_rows=12, n_cols=12, n_genes=60); "
+        "sti.pp.compact_grid(a); sti.models.SmoothedPCA(a).get_latent_representation(a); print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "False"
