@@ -55,6 +55,16 @@ def annotation_probability(key: str = ANNOTATION) -> str:
     return f"{key}_probability"
 
 
+def domain_confidence(key: str = DOMAIN) -> str:
+    """Key in ``obs`` of how clearly an observation belongs to its domain."""
+    return f"{key}_confidence"
+
+
+def domain_level(key: str, n_domains: int) -> str:
+    """Key in ``obs`` of coarser or finer domains."""
+    return f"{key}_{n_domains}"
+
+
 def niche_connectivities(key: str = NICHE) -> str:
     """Key in ``obsp`` of the members of each observation's niche."""
     return f"{key}_connectivities"

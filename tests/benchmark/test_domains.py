@@ -5,7 +5,7 @@ from sklearn.metrics import adjusted_rand_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from stimage.benchmark import block_split, embedding_baselines, evaluate_domains, mlp_head, neighbor_mean, random_split
-from stimage.tl._clustering import cluster
+from stimage.models.clustering import cluster
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def test_splits_within_slides(tissue, protocol, n_neighbors):
     rows = np.flatnonzero(known(facts) & (facts["slides"] == "a2"))
     split = random_split(len(rows), seed=4) if protocol == "random" else block_split(facts["positions"][rows], seed=4)
     labels = facts["labels"].astype(str)
+    n_neighbors = min(n_neighbors, len(split.train) // 5)
     head = KNeighborsClassifier(n_neighbors).fit(vectors[rows[split.train]], labels[rows[split.train]])
     predicted, truth = head.predict(vectors[rows[split.test]]), labels[rows[split.test]]
     found = records[(records["slide"] == "a2") & (records["repeat"] == 1)].iloc[0]
@@ -93,7 +94,7 @@ def test_unsupervised(tissue):
     pd.testing.assert_frame_equal(skipped, records[records["head"] == "true_number"].reset_index(drop=True))
     rows = facts["slides"] == "b1"
     scored = known(facts)[rows]
-    found, _ = cluster(vectors[rows], 3, method="gmm", seed=1)
+    found = cluster(vectors[rows], 3, seed=1).labels
     expected = adjusted_rand_score(facts["labels"][rows][scored].astype(str), found[scored])
     chosen = records[records["slide"] == "b1"].set_index(["head", "repeat"])
     assert chosen.loc[("true_number", 1), "ari"] == pytest.approx(expected)
@@ -137,8 +138,9 @@ def test_permuted_labels_score_nothing(tissue):
     means = records[records["slide"] != "pooled"].groupby(["method", "protocol", "head"])[["ari", "accuracy"]].mean()
     assert means["ari"].abs().max() < 0.05
     majority = (labels == "common").mean()
-    knn = means.xs("knn", level="head")["accuracy"]
-    assert (knn - majority).abs().max() < 0.08
+    # One neighbour is right as often as two labels agree by chance, many as often as the majority.
+    chance = sum(np.square((labels == name).mean()) for name in np.unique(labels))
+    assert means.xs("knn", level="head")["accuracy"].between(chance - 0.05, majority + 0.03).all()
     assert means["accuracy"].max() < majority + 0.03
 
 

@@ -40,6 +40,7 @@ def compare(
     n_repeats: int = 10,
     n_seeds: int = 5,
     n_seeds_estimated: int = 1,
+    clusterings: Sequence[str] = ("kmeans",),
     n_neighbors: int = N_NEIGHBORS,
     mlp_epochs: int = 800,
     seed: int = 0,
@@ -65,7 +66,7 @@ def compare(
         ``key_added`` of the grid.
     n_pool_genes
         Highly variable genes of the baselines, chosen by :func:`stimage.pp.select_genes`.
-    protocols, heads, n_repeats, n_seeds, n_seeds_estimated, n_neighbors, mlp_epochs, seed
+    protocols, heads, n_repeats, n_seeds, n_seeds_estimated, clusterings, n_neighbors, mlp_epochs, seed
         As in :func:`evaluate_domains`.
     allow_leak
         Score embeddings of models that were trained on a tested slide or donor, and mark them as transductive.
@@ -139,6 +140,7 @@ def compare(
         "n_repeats": n_repeats,
         "n_seeds": n_seeds,
         "n_seeds_estimated": n_seeds_estimated,
+        "clusterings": list(clusterings),
         "n_neighbors": n_neighbors,
         "seed": seed,
         "mlp_epochs": mlp_epochs,

@@ -13,6 +13,7 @@ from stimage.benchmark._heads import BATCH_SIZE, LEARNING_RATE, N_NEIGHBORS, knn
 from stimage.benchmark._perceptrons import train_perceptrons
 from stimage.benchmark._scores import classification_scores, clustering_scores
 from stimage.benchmark._splits import Split, block_split, leave_one_out, random_split
+from stimage.models.clustering import METHODS, cluster
 
 Protocol = Literal["random", "block", "leave_slide_out", "leave_donor_out", "unsupervised"]
 Head = Literal["knn", "mlp"]
@@ -34,6 +35,7 @@ def evaluate_domains(
     n_repeats: int = 10,
     n_seeds: int = 5,
     n_seeds_estimated: int = 1,
+    clusterings: Sequence[str] = ("kmeans",),
     seed: int = 0,
     n_neighbors: int = N_NEIGHBORS,
     mlp_epochs: int = 800,
@@ -42,8 +44,8 @@ def evaluate_domains(
 
     ``"random"`` trains a head on a random share of the annotated spots of a slide and tests it on the others (the paper's
     protocol), ``"block"`` does so with spatial blocks; both are repeated. ``"leave_slide_out"`` and ``"leave_donor_out"``
-    train on the other slides or donors. ``"unsupervised"`` clusters a slide (tied Gaussian mixture on 15 principal
-    components) with the true number of domains and with an estimated one. All methods see the same splits.
+    train on the other slides or donors. ``"unsupervised"`` clusters a slide as :func:`stimage.tl.domains` does, with the true
+    number of domains and with an estimated one. All methods see the same splits.
 
     Parameters
     ----------
@@ -68,11 +70,13 @@ def evaluate_domains(
     n_seeds
         Seeds of the clustering with the true number of domains.
     n_seeds_estimated
-        Seeds of the clustering with an estimated number, each of which fits some 45 mixtures; 0 for none.
+        Seeds of the clustering with an estimated number; 0 for none.
+    clusterings
+        Methods of :func:`stimage.tl.domains` for the unsupervised scores; the number of domains is estimated with the first.
     seed
         First seed.
     n_neighbors
-        Neighbours that vote in ``"knn"``; all training spots when there are fewer.
+        Neighbours that vote in ``"knn"``, at most a fifth of the training spots.
     mlp_epochs
         Epochs of the multilayer perceptron; 800 in the paper.
 
@@ -80,7 +84,7 @@ def evaluate_domains(
     -------
     pandas.DataFrame
         One row for each score: ``method``, ``protocol``, ``head`` (in ``"unsupervised"`` ``"true_number"`` or
-        ``"estimated_number"``), ``slide`` (tested; ``"pooled"``: predictions for all slides scored together),
+        ``"estimated_number"``, with the name of a further clustering behind it), ``slide`` (tested; ``"pooled"``: predictions for all slides scored together),
         ``repeat``, ``n_train``, ``n_test``, ``accuracy``, ``macro_f1``, ``ari``, ``nmi`` and ``n_domains`` (clusters found).
 
     Raises
@@ -124,6 +128,8 @@ def evaluate_domains(
     _validate.check_seed(seed)
     for head in heads:
         _validate.check_choice("heads", head, HEADS)
+    for clustering in clusterings:
+        _validate.check_choice("clusterings", clustering, METHODS)
     protocols = _check_protocols(protocols, slides[annotated], None if donors is None else donors[annotated])
 
     known = np.flatnonzero(annotated)
@@ -145,7 +151,9 @@ def evaluate_domains(
                 "estimated_number": range(seed, seed + n_seeds_estimated),
             }
             facts = {"method": method, "protocol": protocol, "slide": part}
-            records += _cluster(facts, vectors[method][rows], truth[rows], annotated[rows], seeds)
+            records += _cluster(
+                facts, vectors[method][rows], truth[rows], annotated[rows], positions[rows], seeds, clusterings
+            )
             continue
         for head in heads:
             found = _predict(head, vectors[method], truth, part, seed, n_neighbors, mlp_epochs)
@@ -250,19 +258,24 @@ def _cluster(
     vectors: np.ndarray,
     truth: np.ndarray,
     annotated: np.ndarray,
+    positions: np.ndarray,
     seeds: Mapping[str, range],
+    clusterings: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Scores of the clusters of all spots of a slide on its annotated ones."""
-    from stimage.tl._clustering import cluster
-
     wanted = truth[annotated]
     numbers = {"true_number": len(np.unique(wanted)), "estimated_number": None}
-    for head, number in numbers.items():
-        for repeat, seed in enumerate(seeds[head]):
-            found, _ = cluster(vectors, number, method="gmm", seed=seed, show_progress=False)
-            scores = clustering_scores(wanted, found[annotated])
-            sizes = {"n_train": 0, "n_test": len(wanted), "n_domains": len(np.unique(found))}
-            yield {**facts, "head": head, "repeat": repeat, **scores, **sizes}
+    for method in clusterings:
+        for head, number in numbers.items():
+            if number is None and method != clusterings[0]:
+                continue  # numbers are estimated in one way
+            for repeat, seed in enumerate(seeds[head]):
+                options = {"method": method, "positions": positions, "seed": seed, "show_progress": False}
+                found = cluster(vectors, number, **options).labels
+                scores = clustering_scores(wanted, found[annotated])
+                sizes = {"n_train": 0, "n_test": len(wanted), "n_domains": len(np.unique(found))}
+                name = head if method == clusterings[0] else f"{head}_{method}"
+                yield {**facts, "head": name, "repeat": repeat, **scores, **sizes}
 
 
 def _check_lengths(n_spots: int, **arrays: np.ndarray | None) -> None:

@@ -25,7 +25,7 @@ def knn_head(
     test_embedding
         Vectors of the test spots.
     n_neighbors
-        Neighbours that vote; all training spots when there are fewer.
+        Neighbours that vote, at most a fifth of the training spots: more of them would outvote small domains.
 
     Returns
     -------
@@ -42,7 +42,9 @@ def knn_head(
     from sklearn.neighbors import KNeighborsClassifier
 
     _validate.check_positive("n_neighbors", n_neighbors)
-    return KNeighborsClassifier(min(n_neighbors, len(labels))).fit(embedding, labels).predict(test_embedding)
+    return (
+        KNeighborsClassifier(min(n_neighbors, max(len(labels) // 5, 1))).fit(embedding, labels).predict(test_embedding)
+    )
 
 
 def mlp_head(

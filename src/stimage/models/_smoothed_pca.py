@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TARGET_SUM = 1e3
 """The closer a library size is to the counts themselves, the less single counts of rare genes weigh."""
 N_AXES = 30
+N_POOL_GENES = 2000
 WIDTHS = (1.0, 2.2)
 """Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
 CODE_WIDTH = 1.5
@@ -89,7 +90,7 @@ class SmoothedPCA:
         data: AnnData | Sequence[AnnData] | Corpus,
         *,
         genes: Sequence[str] | None = None,
-        n_pool_genes: int = 2000,
+        n_pool_genes: int = N_POOL_GENES,
         seed: int = 0,
     ) -> None:
         _validate.check_positive("n_pool_genes", n_pool_genes, smallest=2)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate
 from stimage._settings import seed_of
-from stimage.tl._clustering import METHODS, cluster
+from stimage.models.clustering import METHODS, by_size, cluster, confidence, merged, split, voted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,29 +20,40 @@ def domains(
     n_domains: int | None = None,
     *,
     use_rep: str = _keys.REPRESENTATION,
-    method: Literal["gmm", "kmeans", "leiden"] = "gmm",
+    method: Literal["kmeans", "gmm", "leiden"] = "kmeans",
     n_components: int = 15,
+    levels: Sequence[int] = (),
+    smooth_neighbors: int = 0,
     key_added: str = _keys.DOMAIN,
     seed: int | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Cluster an embedding into spatial domains. Labels are not smoothed over neighbours.
+    """Cluster an embedding into spatial domains.
+
+    Vectors are reduced to principal components, which keep the weight of what they carry; their scale does not matter.
+    Positions do not enter, except through the embedding, in the estimate of the number and in ``smooth_neighbors``.
 
     Parameters
     ----------
     adata
-        AnnData with an embedding.
+        AnnData with an embedding. Several slides in it are clustered together.
     n_domains
-        Number of domains. When not given it is estimated: with a mixture or k-means, between 2 and 15, where the curve
-        of the Bayesian information criterion, or of the sum of squares, lies farthest below the line that joins its ends
-        (its knee); with Leiden, what modularity at resolution 1 finds.
+        Number of domains. When not given it is estimated: between 3 and 15, the smallest at which k-means of two halves of the
+        tissue agree almost as well as at the best number, see the user guide; with Leiden, what modularity at
+        resolution 1 finds.
     use_rep
         Key in ``obsm`` of the embedding.
     method
-        ``"gmm"``: Gaussian mixture with one covariance for all domains; ``"kmeans"``; ``"leiden"`` on a graph of 15
-        nearest neighbours, its resolution searched for ``n_domains``.
+        ``"kmeans"``, the best of up to 100 starts; ``"gmm"``: Gaussian mixture with one covariance for all domains, in which
+        directions in which observations of a domain vary count little; ``"leiden"`` on a graph of 15 nearest neighbours, its
+        resolution searched for ``n_domains``.
     n_components
         Principal components of the embedding that are clustered.
+    levels
+        Numbers of coarser or finer domains that are nested in each other: below ``n_domains`` domains are joined, above it
+        they are divided.
+    smooth_neighbors
+        Nearest observations on the same slide that vote on the domain of each, once. 0 leaves labels as they are.
     key_added
         Key of the result.
     seed
@@ -55,28 +68,45 @@ def domains(
 
     ``obs["stimage_domain"]``
         Categorical domains ``"0"``, ``"1"``, …, the largest first.
+    ``obs["stimage_domain_confidence"]``
+        Between 0 on a border and 1: how much nearer the centre of the own domain is than that of the nearest other one (the
+        simplified silhouette), in the embedding.
+    ``obs["stimage_domain_3"]``, …
+        Domains of each of ``levels``.
     ``uns["stimage_domain"]``
-        ``params``, ``n_domains`` and, when it was estimated, ``criterion``: a data frame with ``bic`` or
-        ``inertia`` and ``below_chord`` of each number.
+        ``params``, ``n_domains`` (found) and, when the number was estimated, ``criterion``: a data frame with the
+        ``agreement`` of halves at each number and its ``deviation``.
 
     Raises
     ------
     KeyError
-        If the embedding is missing.
+        If the embedding is missing, or positions are for ``smooth_neighbors``.
     ValueError
-        If it has NaN, or there are not more observations than domains.
+        If the embedding has NaN, or there are not more observations than domains.
+
+    Warns
+    -----
+    UserWarning
+        If another number of domains is found than was asked for.
 
     Examples
     --------
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
-    >>> sti.tl.domains(adata, 5, use_rep="spatial", method="kmeans")
+    >>> sti.tl.domains(adata, 5, use_rep="spatial", levels=[2])
     >>> adata.obs["stimage_domain"].cat.categories.tolist()
     ['0', '1', '2', '3', '4']
+    >>> adata.obs.groupby("stimage_domain", observed=True)["stimage_domain_2"].nunique().tolist()
+    [1, 1, 1, 1, 1]
+
+    References
+    ----------
+    Lange et al. 2004, Stability-Based Validation of Clustering Solutions, Neural Computation 16 (number of domains).
     """
     _validate.check_anndata(adata)
     _validate.check_choice("method", method, METHODS)
     _validate.check_positive("n_components", n_components)
+    _validate.check_positive("smooth_neighbors", smooth_neighbors, smallest=0)
     seed = seed_of(seed)
     _validate.check_seed(seed)
     _validate.check_key_added(key_added)
@@ -88,21 +118,85 @@ def domains(
         raise ValueError(
             f"`n_domains` cannot be estimated from {adata.n_obs} observations, at least {smallest} are needed: pass it."
         )
-    if n_domains is not None:
-        _validate.check_positive("n_domains", n_domains, smallest=2)
-        if n_domains >= adata.n_obs:
-            raise ValueError(
-                f"`n_domains`={n_domains} must be below the number of observations, {adata.n_obs}: ask for fewer."
-            )
-    labels, criterion = cluster(embedding, n_domains, method=method, n_components=n_components, seed=seed)
-    _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
-    names = np.argsort(order)[labels].astype(str)
+    for name, number in [("n_domains", n_domains), *(("levels", level) for level in _numbers(levels))]:
+        if number is not None:
+            _check_number(adata, name, number)
+    positions, slides = _places(adata)
+    if smooth_neighbors and positions is None:
+        raise KeyError("`smooth_neighbors` needs positions: there is neither a grid nor adata.obsm['spatial'].")
+
+    found = cluster(
+        embedding,
+        n_domains,
+        method=method,
+        n_components=n_components,
+        positions=positions,
+        slides=slides,
+        seed=seed,
+    )
+    labels = found.labels
+    if smooth_neighbors:
+        labels = by_size(voted(labels, positions, slides, smooth_neighbors))
+    n_found = int(labels.max()) + 1
+    columns = {key_added: labels}
+    for level in _numbers(levels):
+        if level <= n_found:
+            columns[_keys.domain_level(key_added, level)] = by_size(merged(found.vectors, labels, level))
+        else:
+            columns[_keys.domain_level(key_added, level)] = by_size(split(found.vectors, labels, level, seed))
+    for name, asked in [(key_added, n_domains), *((_keys.domain_level(key_added, n), n) for n in _numbers(levels))]:
+        if asked is not None and columns[name].max() + 1 != asked:
+            _warn_of_other_number(columns[name].max() + 1, asked, method, smooth_neighbors)
+            break
+
     adata = adata.copy() if copy else adata
-    categories = [str(number) for number in range(len(order))]
-    adata.obs[key_added] = pd.Categorical(names, categories=categories)
-    params = {"use_rep": use_rep, "method": method, "n_components": n_components, "seed": seed}
-    adata.uns[key_added] = {"params": params, "n_domains": len(order)}
-    if criterion is not None:
-        adata.uns[key_added]["criterion"] = criterion
+    for name, numbers in columns.items():
+        categories = [str(number) for number in range(numbers.max() + 1)]
+        adata.obs[name] = pd.Categorical.from_codes(numbers, categories)
+    adata.obs[_keys.domain_confidence(key_added)] = confidence(found.vectors, labels)
+    params: dict[str, Any] = {"use_rep": use_rep, "method": method, "n_components": n_components, "seed": seed}
+    params |= {"levels": np.array(_numbers(levels), dtype=np.int64), "smooth_neighbors": smooth_neighbors}
+    adata.uns[key_added] = {"params": params, "n_domains": n_found}
+    if found.curve is not None:
+        adata.uns[key_added]["criterion"] = found.curve
     return adata if copy else None
+
+
+def _numbers(levels: Sequence[int]) -> list[int]:
+    if isinstance(levels, str) or not isinstance(levels, Sequence | np.ndarray):
+        raise TypeError(f"`levels` must be a list of numbers, found {levels!r}.")
+    return list(dict.fromkeys(levels))
+
+
+def _check_number(adata: AnnData, parameter: str, number: int) -> None:
+    _validate.check_positive(parameter, number, smallest=2)
+    if number >= adata.n_obs:
+        raise ValueError(
+            f"`{parameter}`={number} must be below the number of observations, {adata.n_obs}: ask for fewer."
+        )
+
+
+def _places(adata: AnnData) -> tuple[np.ndarray | None, np.ndarray]:
+    """Position of each observation, if any are known, and its slide."""
+    grid = adata.uns.get(_keys.GRID) if _validate.has_grid(adata, _keys.GRID) else None
+    slide_key = "" if grid is None else str(grid["params"]["slide_key"])
+    slides = np.zeros(adata.n_obs, dtype=np.int64)
+    if slide_key and slide_key in adata.obs:
+        slides = adata.obs[slide_key].astype("category").cat.codes.to_numpy()
+    for key in (_keys.SPATIAL, _keys.grid_position()):
+        if key in adata.obsm:
+            positions = np.asarray(adata.obsm[key])
+            if positions.ndim == 2 and positions.shape[1] >= 2 and np.isfinite(positions[:, :2].astype(float)).all():
+                return positions[:, :2].astype(np.float64), slides
+    return None, slides
+
+
+def _warn_of_other_number(found: int, asked: int, method: str, smooth_neighbors: int) -> None:
+    reason = {
+        "leiden": "no resolution gives that number; use another `method`",
+        "gmm": "the others are empty; use another `method` or ask for fewer",
+        "kmeans": "there are no more that differ in the embedding; ask for fewer",
+    }[method]
+    if smooth_neighbors:
+        reason += ", or vote among fewer `smooth_neighbors`"
+    warnings.warn(f"{found} domains were found, not {asked}: {reason}.", stacklevel=3)

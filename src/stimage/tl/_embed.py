@@ -1,27 +1,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from stimage import _keys, _validate, pretrained
+import numpy as np
+
+from stimage import _keys, _validate
 from stimage._settings import seed_of
-from stimage.models import STAlign, STImage
-from stimage.models._embedding import check_absent
-from stimage.models._setup import notes_of
+from stimage._validate import notes_of
+from stimage.models._setup import corpus_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    import zarr
     from anndata import AnnData
 
+    from stimage.models import SmoothedPCA, STAlign, STImage
     from stimage.models._stalign import Level, Modality
     from stimage.models._views import EmbeddingMode
 
+CHOICES = ("closed", "human")
+
 
 def embed(
-    adata: AnnData,
-    model: STImage | STAlign | None = None,
+    adata: AnnData | Sequence[AnnData],
+    model: Literal["closed", "human"] | SmoothedPCA | STImage | STAlign | None = None,
     *,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
@@ -37,36 +40,40 @@ def embed(
     output: str | Path | None = None,
     key_added: str = _keys.REPRESENTATION,
     copy: bool = False,
-) -> AnnData | None:
-    """Embed every observation of a slide, seen with its surroundings.
+) -> AnnData | list[AnnData] | None:
+    """Embed every observation of one slide or several, seen with its surroundings.
+
+    Without a model nothing is trained: the embedding is the closed form of :class:`stimage.models.SmoothedPCA`, fitted to
+    the slides that are given. It takes seconds, needs no torch and suits any species, panel and platform.
 
     Parameters
     ----------
     adata
-        AnnData after :func:`stimage.pp.compact_grid`, with any genes that overlap the model's: symbols or Ensembl ids,
-        in ``var_names`` or a column of ``var``. Counts are read from ``X``, or from where
-        :meth:`stimage.models.STImage.setup_anndata` said.
+        AnnData after :func:`stimage.pp.compact_grid`, or a list of them. Slides that are given together, in a list or in one
+        AnnData, are described by the same axes, so that their embeddings can be compared. Counts are read from ``X``, or from
+        where :meth:`stimage.models.STImage.setup_anndata` said. For a model that was trained or fitted before, any genes that
+        overlap the model's will do: symbols or Ensembl ids, in ``var_names`` or a column of ``var``.
     model
-        A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`. With an
-        aligner, ``modality``, ``level``, ``image_dir`` and ``cache_dir`` are for it, and the options of windows, ``mode`` to
-        ``adapt_epochs``, are not.
+        ``None`` or ``"closed"``: the closed form, fitted here. ``"human"``: the checkpoint that ships with the package, see
+        :func:`stimage.pretrained.load`; for the tissues that it knows. Or a model: a :class:`stimage.models.SmoothedPCA` that
+        was fitted before, an :class:`stimage.models.STImage` from :func:`stimage.tl.pretrain`, or an aligner, for which
+        ``modality``, ``level``, ``image_dir`` and ``cache_dir`` are. The options of windows, ``mode`` to ``adapt_epochs``, are
+        for an ``STImage`` alone.
     mode
-        ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of the
-        slide, which is its surroundings' view of it; ``"surroundings"``: hidden with nine tenths of the slide;
-        ``"combined"``: all three side by side with the site's codes, soft assignments to recurring neighbourhoods of the
-        training slides. By default ``"combined"``; models of the units ``"spot"``, ``"neighborhood"`` and ``"slice"`` have
-        ``"visible"`` alone: a spot in its context.
+        ``"visible"``: the encoder's output at a site that is visible; ``"context"``: at a site that is masked together with a
+        random half of the slide, beside codes of recurring surroundings. By default ``"context"``; models of the units
+        ``"spot"``, ``"neighborhood"`` and ``"slice"`` have ``"visible"`` alone: a spot in its context.
     tile_size
         Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
         training, so that most sites have their surroundings on all sides.
     n_repeats
-        How often a view is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
+        How often the context is repeated with other sites masked, and with ``n_genes`` the draw of genes.
     n_genes
         Genes drawn in each repeat; by default all genes are used.
     batch_size
         Windows in a forward pass at most. The result does not depend on it.
     adapt_epochs
-        Train a copy of the model on this AnnData for so many epochs first, see :meth:`stimage.models.STImage.adapt`;
+        Train a copy of the model on these slides for so many epochs first, see :meth:`stimage.models.STImage.adapt`;
         ``model`` stays as it is.
     modality
         Of an aligner: ``"image"``, from the image alone, ``"gene"``, from expression alone, or ``"fused"``, from both. By
@@ -79,28 +86,28 @@ def embed(
     cache_dir
         Of an aligner: folder that keeps image features; by default in the user's cache.
     seed
-        Seed of the choice of sites hidden together, of gene draws and of adaptation. ``None`` takes ``scvi.settings.seed``, or 0
-        where that is not set.
+        Seed of all that is random: starts of codes, sites masked together, draws of genes, adaptation. ``None`` takes
+        ``scvi.settings.seed``, or 0 where that is not set.
     output
         Path of a zarr array to write the embedding to instead of ``adata``, a few rows of windows at a time, see
         :meth:`stimage.models.STImage.get_latent_representation`. ``adata`` stays as it is, and what ``uns`` would say is in the
-        attributes of the array. Of a model of windows only.
+        attributes of the array. Of an ``STImage`` and one AnnData only.
     key_added
         Key of the embedding.
     copy
-        Return a copy instead of writing to ``adata``.
+        Return a copy, or a list of them, instead of writing to ``adata``.
 
     Returns
     -------
-    AnnData or None
+    AnnData, list of AnnData or None
         With ``copy=True`` the copy. Writes:
 
     ``obsm["X_stimage"]``
-        Embedding (observations x dimensions), float32. A site without counts is always hidden, so it is described by
-        its surroundings.
+        Embedding (observations x dimensions), float32: at most 60 numbers of the closed form. A site without counts is
+        described by its surroundings.
     ``uns["stimage"]["X_stimage"]``
-        Model id, epochs of adaptation, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that the
-        model was trained on.
+        Model and model id, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that
+        the model was fitted or trained on.
 
     Raises
     ------
@@ -111,7 +118,7 @@ def embed(
     FileExistsError
         If there is something at ``output`` already.
     FileNotFoundError
-        If no model is given and the package was installed without its checkpoint.
+        If the checkpoint is asked for and the package was installed without it.
 
     Warns
     -----
@@ -123,42 +130,47 @@ def embed(
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
-    >>> model = sti.tl.pretrain(adata, **options)
-    >>> sti.tl.embed(adata, model)
-    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 3 * 128 + 30)
+    >>> sti.tl.embed(adata)
+    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 60)
     True
 
     References
     ----------
-    Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
+    Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4 (models of windows).
     """
-    _validate.check_anndata(adata)
+    adatas = _validate.check_anndatas(adata, "adata")
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
+    if isinstance(model, str):
+        _validate.check_choice("model", model, CHOICES)
     if output is not None:
-        check_absent(output)
-        written = {"key_added": key_added, "copy": copy}
-        _refuse(
-            written, {"key_added": _keys.REPRESENTATION, "copy": False}, "what is written to `adata`, not to `output`"
-        )
-    notes = notes_of(adata)
+        _check_output(output, adata, key_added, copy)
+    notes = [notes_of(one) for one in adatas]
     windows = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes}
     windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs, "output": output}
+    plain = {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}
     aligned = {"modality": modality, "level": level, "image_dir": image_dir, "cache_dir": cache_dir}
-    if isinstance(model, STAlign):
-        _refuse(windows, {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}, "windows, and an aligner has none")
-        embedding, entry = _embed_aligned(adata, model, **aligned)
+    kind = "closed" if model is None or model == "closed" else "human" if model == "human" else type(model).__name__
+    if kind == "STAlign":
+        _refuse(windows, plain, "windows, and an aligner has none")
+        found = [_embed_aligned(one, model, **aligned) for one in adatas]
+    elif kind in ("closed", "SmoothedPCA"):
+        _refuse(windows, plain, "a trained model of windows, and the closed form has none")
+        _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
+        found = _embed_closed(adatas, None if kind == "closed" else model, seed_of(seed))
     else:
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
-        embedding, entry = _embed_windows(adata, model, **windows, seed=seed_of(seed))
+        found = _embed_windows(adatas, model, **windows, seed=seed_of(seed))
     if output is not None:
         return None
-    adata = adata.copy() if copy else adata
-    adata.obsm[key_added] = embedding
-    adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}
-    return adata if copy else None
+    written = [one.copy() for one in adatas] if copy else adatas
+    for one, (embedding, entry), earlier in zip(written, found, notes, strict=True):
+        one.obsm[key_added] = embedding
+        one.uns[_keys.STIMAGE] = {**earlier, key_added: entry}
+    if not copy:
+        return None
+    return written if isinstance(adata, list | tuple) else written[0]
 
 
 def _refuse(options: dict[str, Any], defaults: dict[str, Any], of: str) -> None:
@@ -167,25 +179,58 @@ def _refuse(options: dict[str, Any], defaults: dict[str, Any], of: str) -> None:
             raise ValueError(f"`{name}`={value!r} is for {of}: leave it out.")
 
 
+def _check_output(output: str | Path, adata: Any, key_added: str, copy: bool) -> None:
+    from stimage.models._embedding import check_absent
+
+    check_absent(output)
+    if isinstance(adata, list | tuple):
+        raise ValueError("`output` takes the embedding of one AnnData, not of a list: embed them one by one.")
+    written = {"key_added": key_added, "copy": copy}
+    _refuse(written, {"key_added": _keys.REPRESENTATION, "copy": False}, "what is written to `adata`, not to `output`")
+
+
+def _embed_closed(
+    adatas: list[AnnData], model: SmoothedPCA | None, seed: int
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Embeddings by the closed form, fitted to the slides unless it was before, and what to note beside each."""
+    from stimage.models import SmoothedPCA
+    from stimage.models._smoothed_pca import N_POOL_GENES
+
+    _validate.check_seed(seed)
+    corpus = corpus_of(adatas, model.vocabulary if model else None, N_POOL_GENES, parameter="adata")
+    model = SmoothedPCA(corpus, seed=seed) if model is None else model
+    embedding = model.get_latent_representation(corpus)
+    parts = np.split(embedding, np.cumsum([one.n_obs for one in adatas])[:-1])
+    return [(part, model.provenance(one)) for one, part in zip(adatas, parts, strict=True)]
+
+
 def _embed_windows(
-    adata: AnnData,
-    model: STImage | None,
+    adatas: list[AnnData],
+    model: STImage | Literal["human"],
     *,
     batch_size: int,
     adapt_epochs: int,
     output: str | Path | None,
     **options: Any,
-) -> tuple[np.ndarray | zarr.Array, dict[str, Any]]:
-    """Embedding by a model of windows and what to note beside it."""
-    if model is not None:
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Embeddings by a model of windows, and what to note beside each."""
+    from stimage import pretrained
+    from stimage.models import STImage
+
+    if model != "human":
         _validate.check_model(model, STImage)
     _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
-    model = pretrained.load() if model is None else model
+    model = pretrained.load() if model == "human" else model
     if adapt_epochs:
         model.check_embedding_options(**options, batch_size=batch_size)
-        model = model.adapt(adata, adapt_epochs, seed=options["seed"])
-    embedding = model.get_latent_representation(adata, **options, batch_size=batch_size, output=output)
-    return embedding, model.embedding_record(adata, **options)
+        model = model.adapt(adatas, adapt_epochs, seed=options["seed"])
+    return [
+        (
+            model.get_latent_representation(one, **options, batch_size=batch_size, output=output),
+            model.embedding_record(one, **options),
+        )
+        for one in adatas
+    ]
 
 
 def _embed_aligned(
