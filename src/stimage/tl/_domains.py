@@ -38,9 +38,9 @@ def domains(
     adata
         AnnData with an embedding. Several slides in it are clustered together.
     n_domains
-        Number of domains. When not given it is estimated: between 3 and 15, the smallest at which k-means of two halves of the
-        tissue agree almost as well as at the best number, see the user guide; with Leiden, what modularity at
-        resolution 1 finds.
+        Number of domains. When not given it is estimated, between 3 and 15, by how well clusterings of two halves of the tissue
+        agree: the largest number at which they do clearly, or else the smallest that is almost as steady as the best, see the
+        user guide; with Leiden, what modularity at resolution 1 finds.
     use_rep
         Key in ``obsm`` of the embedding.
     method

@@ -4,10 +4,12 @@ import pandas as pd
 from stimage.models.clustering._number import _tiles, agreement_of_halves, steady_number
 
 
-def test_the_smallest_number_near_the_best():
+def test_the_largest_clear_number_or_the_smallest_near_the_best():
     curve = pd.DataFrame({"n_domains": [2, 3, 4, 5, 6], "agreement": [1.0, 0.5, 0.77, 0.8, 0.81], "deviation": 0.0})
     assert steady_number(curve) == 4
     assert steady_number(curve.iloc[:1]) == 2
+    clear = pd.DataFrame({"n_domains": [2, 3, 4, 5, 6], "agreement": [1.0, 1.0, 0.75, 0.95, 0.8], "deviation": 0.0})
+    assert steady_number(clear) == 5
 
 
 def test_tiles_have_as_many_observations():
