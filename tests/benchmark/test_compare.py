@@ -74,7 +74,19 @@ def test_any_embedding_beside_the_baselines(slides):
     )
     found = report.records[report.records["method"] == "X_other"].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected)
-    assert report.metadata["transductive"]["X_other"] is None
+    # Principal axes are those of the tested spots; coordinates and counts are only read.
+    assert {name: report.metadata["transductive"][name] for name in methods} == {
+        "coordinates only": False,
+        "raw expression": False,
+        "PCA-30": True,
+        "PCA-30, mean of 7": True,
+        "PCA-30, mean of 19": True,
+        "PCA-30, mean of 37": True,
+        "PCA-30, mean of 7 beside 37": True,
+        "X_other": None,
+        "cell_types": None,
+    }
+    assert report.table("random", "ari", "knn").index[2] == "PCA-30 (transductive)"
     facts = report.metadata["slides"]["slide_1"]
     assert (facts["n_annotated"], facts["donor"]) == (slides[0].n_obs - 10, "donor 0")
     assert set(report.metadata["versions"]) >= {"stimage", "numpy", "torch"}

@@ -8,7 +8,7 @@ from stimage.benchmark._expression import evaluate_expression
 from stimage.benchmark._expression_baselines import mean_predictor, neighbor_predictor, ridge_predictor
 from stimage.benchmark._heads import knn_head, mlp_head
 from stimage.benchmark._noise_floor import counting_noise_floor
-from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots
+from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
 from stimage.benchmark._regions import evaluate_regions, model_predictor
 from stimage.benchmark._report import Report
 from stimage.benchmark._retrieval import retrieval_recall
@@ -44,6 +44,7 @@ __all__ = [
     "reconstruction_scores",
     "retrieval_recall",
     "ridge_predictor",
+    "smooth_fill",
     "transfer_knn",
     "unsupervised_ari",
 ]

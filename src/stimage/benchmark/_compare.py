@@ -11,7 +11,7 @@ from scipy import sparse
 
 from stimage import _keys, _validate
 from stimage.benchmark._domains import HEADS, Head, Protocol, annotation, evaluate_domains
-from stimage.benchmark._embedding_baselines import embedding_baselines
+from stimage.benchmark._embedding_baselines import NOT_FITTED, embedding_baselines
 from stimage.benchmark._heads import N_NEIGHBORS
 from stimage.benchmark._leaks import EvaluatedSlide, find_leaks
 from stimage.benchmark._report import Report
@@ -159,7 +159,7 @@ def compare(
         "versions": {package: version(package) for package in _PACKAGES},
         "parameters": {**options, "label_key": label_key, "n_genes": len(corpus.genes)},
         "transductive": {
-            **dict.fromkeys(baselines, False),
+            **{name: name not in NOT_FITTED for name in baselines},
             **{key: None if trained[key] is None else bool(leaks[key]) for key in use_rep},
         },
         "models": trained,
