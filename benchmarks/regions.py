@@ -25,7 +25,6 @@ from stimage import benchmark
 from stimage.data import site_positions
 from stimage.models._setup import corpus_of
 
-
 UNSEEN = "DLPFC_Br8325_ant"
 
 
