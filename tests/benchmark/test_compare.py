@@ -127,6 +127,12 @@ def leaky(slides, model, case):
         adata.obs_names = [f"{name}-1" for name in adata.obs_names]
         adata.obs["slide"] = "another name"
         pp.compact_grid(adata, slide_key="slide")
+    elif case in ("genes", "genes, renamed"):
+        # Every total changes, and with other names no pair of name and total is left.
+        abundant = np.argsort(adata.X.sum(axis=0).A1)[-5:]
+        adata = adata[:, np.setdiff1d(np.arange(adata.n_vars), abundant)].copy()
+        if case == "genes, renamed":
+            adata.obs_names = [f"spot {number}" for number in range(adata.n_obs)]
     elif case == "donor":
         adata = slides[2]
     embed([slides[0], adata], model)
@@ -139,6 +145,8 @@ def leaky(slides, model, case):
         ("same", r"'X_stimage' on 'slide_2' \(same counts as 'slide_2'\)"),
         ("filtered", r"'slide_2' \(same spots as 'slide_2'\)"),
         ("renamed", r"'another name' \(same counts as 'slide_2'\)"),
+        ("genes", r"'slide_2' \(same counts of genes in the same spots as 'slide_2'\)"),
+        ("genes, renamed", r"'slide_2' \(same counts of genes in the same spots as 'slide_2'\)"),
         ("donor", r"'slide_3' \(same donor 'donor 1' as 'slide_2'\)"),
     ],
 )
@@ -159,6 +167,20 @@ def test_a_leak_is_seen_after_saving_the_model_and_the_slide(slides, model, tmp_
     slides[1].write_h5ad(tmp_path / "slide.h5ad")
     with pytest.raises(ValueError, match="same counts"):
         compare(anndata.read_h5ad(tmp_path / "slide.h5ad"), **OPTIONS)
+
+
+def test_doubt_is_said(slides, model):
+    """Genes under other names: neither refused nor called clean."""
+    adata = slides[1]
+    embed([adata], model)
+    adata.var_names = [f"ENSG{number:011d}" for number in range(adata.n_vars)]
+    adata = adata[:, 5:].copy()
+    adata.obs_names = [f"spot {number}" for number in range(adata.n_obs)]
+    with pytest.warns(
+        UserWarning, match="cannot be told: 'X_stimage' on 'slide_2' .'slide_2': 0 of .* are too few to tell"
+    ):
+        report = compare(adata, **OPTIONS)
+    assert report.metadata["transductive"]["X_stimage"] is None
 
 
 def test_slides_without_labels_are_not_tested(slides, model):
