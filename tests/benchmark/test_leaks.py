@@ -113,6 +113,17 @@ def test_filtered_real_slides_are_recognised_and_others_are_not(shared_data):
     check_filters(slides, 200, seed=0)
 
 
+@pytest.mark.slow
+def test_all_pairs_of_real_slides(shared_data):
+    # Some slides are there twice, with and without their image.
+    files = [file for file in sorted(shared_data.glob("*/*.h5ad")) if not file.parent.name.startswith("img-her2st")]
+    slides = [slide_of(read_h5ad(file), file.parent.name) for file in files]
+    notes = {slide.name: note_of(slide) for slide in slides}
+    alarms = {(a.name, name) for a in slides for name, note in notes.items() if find_leaks([a], [note])[0]}
+    hearts = {"heart_dev_1_CN73_E1", "heart_dev_2_CN73_E2"}
+    assert alarms == {(name, name) for name in notes} | set(permutations(sorted(hearts), 2))
+
+
 @pytest.mark.parametrize("kept", ["without the five most abundant genes", "without genes in fewer than 10 spots"])
 def test_a_real_slide_after_the_filters_of_any_workflow(shared_data, kept):
     slide = slide_of(read_h5ad(shared_data / "her2st_B1" / "her2st_B1.h5ad"), "her2st_B1")
