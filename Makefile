@@ -49,6 +49,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)
 	$(BIN)/python benchmarks/explored.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA)
+	$(BIN)/python benchmarks/regions.py --data $(DATA) --unseen
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)
 	$(BIN)/python benchmarks/pretrain_human.py --data $(DATA) --without DLPFC --output benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,15 @@ STUDIES = {
 
 def read_study(folder: Path, study: str) -> list[AnnData]:
     """The slides of a study with a grid; ``obs["slide"]`` names each, ``obs["label"]`` is missing where not annotated."""
+    return read_slides(folder, STUDIES[study])
+
+
+def read_slides(folder: Path, names: Sequence[str]) -> list[AnnData]:
+    """Slides with a grid; ``obs["slide"]`` names each."""
     import anndata
 
     slides = []
-    for name in STUDIES[study]:
+    for name in names:
         adata = anndata.read_h5ad(folder / name / f"{name}.h5ad")
         adata.obs["slide"] = name
         sti.pp.compact_grid(adata, slide_key="slide")

@@ -179,8 +179,8 @@ def paper_ablations() -> str:
     return rows(["variant", "k-NN accuracy", "k-NN ARI", "the paper, accuracy/ARI"], body)
 
 
-def regions(metric: str) -> str:
-    frame = pd.DataFrame(json.loads((RESULTS / "regions.json").read_text())["scores"])
+def regions(metric: str, results: str = "regions.json") -> str:
+    frame = pd.DataFrame(json.loads((RESULTS / results).read_text())["scores"])
     frame["method"] = frame["method"].str.replace(r", seed \d+$", "", regex=True)
     frame[metric] = frame[metric].astype(float)
     means = frame.groupby(["slide", "method", "region_size"])[metric].mean().unstack()
@@ -349,6 +349,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "regions mse": lambda: regions("mse"),
     "regions excess": lambda: regions("excess"),
     "regions pearson": lambda: regions("pearson"),
+    "regions unseen mse": lambda: regions("mse", "regions_unseen.json"),
+    "regions unseen excess": lambda: regions("excess", "regions_unseen.json"),
     "peers": peers,
     "peer costs": peer_costs,
     "zero-shot": zero_shot,

@@ -1,10 +1,12 @@
 """Hidden regions of the two DLPFC sections, filled in by our models and by the baselines.
 
     python benchmarks/regions.py --data ../shared/data     # docs/results/regions.json; needs the cache of domains.py
+    python benchmarks/regions.py --unseen                  # docs/results/regions_unseen.json
     python benchmarks/regions.py --short                   # simulated, seconds, writes nothing
 
-The models are those that domains.py pretrained on both sections (transductive), one for each seed. Regions of r x r sites
-are hidden in a window, --places of each size; the 512 most variable genes are filled in from the window's other spots.
+The models are those that domains.py pretrained on both sections (transductive), one for each seed; with --unseen, the
+checkpoint that ships, on a section of another donor that it was not trained on. Regions of r x r sites are hidden in a window,
+--places of each size; the 512 most variable genes are filled in from the window's other spots.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _studies import read_study, simulated_study
+from _studies import read_slides, read_study, simulated_study
 
 import stimage as sti
 from stimage import benchmark
 from stimage.data import site_positions
 from stimage.models._setup import corpus_of
+
+UNSEEN = "DLPFC_Br8325_ant"
 
 
 def evaluate(slide, models: dict[str, sti.models.STImage], n_genes: int, **options) -> pd.DataFrame:
@@ -44,6 +48,11 @@ def evaluate(slide, models: dict[str, sti.models.STImage], n_genes: int, **optio
     return records.assign(slide=slide.name)
 
 
+def training_slides(model: sti.models.STImage) -> list[dict]:
+    """What a model was trained on: names, donors and hashes of counts."""
+    return model.manifest["slides"][["name", "n_sites", "donor", "counts_sha256"]].to_dict("records")
+
+
 def summary(records: pd.DataFrame) -> dict:
     """Means over places, by slide, window, region and method; seeds of a model are kept apart."""
     columns = ["mse", "mae", "pearson", "floor", "excess"]
@@ -55,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/regions.json"))
+    parser.add_argument("--output", type=Path, help="by default the file named above")
+    parser.add_argument("--unseen", action="store_true", help="the checkpoint that ships, on a section new to it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--places", type=int, default=20, help="regions of each size")
     parser.add_argument("--short", action="store_true")
@@ -66,6 +76,10 @@ def main() -> None:
         options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1}
         models = {"stimage": sti.tl.pretrain(slides, enable_progress_bar=False, **options)}
         sizes = {"region_sizes": (4,), "window_sizes": (16,), "n_repeats": 2}
+    elif arguments.unseen:
+        slides = read_slides(arguments.data, (UNSEEN,))
+        models = {"stimage": sti.pretrained.load()}
+        sizes = {"region_sizes": (4, 8, 10, 14, 16, 18), "window_sizes": (30,), "n_repeats": arguments.places}
     else:
         slides = read_study(arguments.data, "DLPFC")
         stored = {seed: arguments.cache / f"DLPFC.patch.{seed}" for seed in arguments.seeds}
@@ -75,15 +89,17 @@ def main() -> None:
     records = pd.concat([evaluate(slide, models, 512, **sizes) for slide in corpus])
     print(records.groupby(["slide", "region_size", "method"])[["mse", "excess", "pearson"]].mean().round(4).to_string())
     if not arguments.short:
+        unseen = " --unseen" if arguments.unseen else ""
         document = {
-            "command": "python benchmarks/regions.py",
+            "command": f"python benchmarks/regions.py{unseen}",
             "places": arguments.places,
-            "seeds": arguments.seeds,
+            "seeds": [] if arguments.unseen else arguments.seeds,
             "versions": {package: version(package) for package in ("stimage", "torch", "numpy", "scikit-learn")},
-            "training": {name: model.manifest_record()["slides"] for name, model in models.items()},
+            "training": {name: training_slides(model) for name, model in models.items()},
             "scores": summary(records),
         }
-        arguments.output.write_text(json.dumps(document, indent=1))
+        name = "regions_unseen.json" if arguments.unseen else "regions.json"
+        (arguments.output or Path("docs/results") / name).write_text(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,19 @@ def test_any_embedding_beside_the_baselines(slides):
     )
     found = report.records[report.records["method"] == "X_other"].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected)
-    assert report.metadata["transductive"]["X_other"] is None
+    # Principal axes are those of the tested spots; coordinates and counts are only read.
+    assert {name: report.metadata["transductive"][name] for name in methods} == {
+        "coordinates only": False,
+        "raw expression": False,
+        "PCA-30": True,
+        "PCA-30, mean of 7": True,
+        "PCA-30, mean of 19": True,
+        "PCA-30, mean of 37": True,
+        "PCA-30, mean of 7 beside 37": True,
+        "X_other": None,
+        "cell_types": None,
+    }
+    assert report.table("random", "ari", "knn").index[2] == "PCA-30 (transductive)"
     facts = report.metadata["slides"]["slide_1"]
     assert (facts["n_annotated"], facts["donor"]) == (slides[0].n_obs - 10, "donor 0")
     assert set(report.metadata["versions"]) >= {"stimage", "numpy", "torch"}
@@ -115,6 +127,12 @@ def leaky(slides, model, case):
         adata.obs_names = [f"{name}-1" for name in adata.obs_names]
         adata.obs["slide"] = "another name"
         pp.compact_grid(adata, slide_key="slide")
+    elif case in ("genes", "genes, renamed"):
+        # Every total changes, and with other names no pair of name and total is left.
+        abundant = np.argsort(adata.X.sum(axis=0).A1)[-5:]
+        adata = adata[:, np.setdiff1d(np.arange(adata.n_vars), abundant)].copy()
+        if case == "genes, renamed":
+            adata.obs_names = [f"spot {number}" for number in range(adata.n_obs)]
     elif case == "donor":
         adata = slides[2]
     embed([slides[0], adata], model)
@@ -127,6 +145,8 @@ def leaky(slides, model, case):
         ("same", r"'X_stimage' on 'slide_2' \(same counts as 'slide_2'\)"),
         ("filtered", r"'slide_2' \(same spots as 'slide_2'\)"),
         ("renamed", r"'another name' \(same counts as 'slide_2'\)"),
+        ("genes", r"'slide_2' \(same counts of genes in the same spots as 'slide_2'\)"),
+        ("genes, renamed", r"'slide_2' \(same counts of genes in the same spots as 'slide_2'\)"),
         ("donor", r"'slide_3' \(same donor 'donor 1' as 'slide_2'\)"),
     ],
 )
@@ -147,6 +167,20 @@ def test_a_leak_is_seen_after_saving_the_model_and_the_slide(slides, model, tmp_
     slides[1].write_h5ad(tmp_path / "slide.h5ad")
     with pytest.raises(ValueError, match="same counts"):
         compare(anndata.read_h5ad(tmp_path / "slide.h5ad"), **OPTIONS)
+
+
+def test_doubt_is_said(slides, model):
+    """Genes under other names: neither refused nor called clean."""
+    adata = slides[1]
+    embed([adata], model)
+    adata.var_names = [f"ENSG{number:011d}" for number in range(adata.n_vars)]
+    adata = adata[:, 5:].copy()
+    adata.obs_names = [f"spot {number}" for number in range(adata.n_obs)]
+    with pytest.warns(
+        UserWarning, match="cannot be told: 'X_stimage' on 'slide_2' .'slide_2': 0 of .* are too few to tell"
+    ):
+        report = compare(adata, **OPTIONS)
+    assert report.metadata["transductive"]["X_stimage"] is None
 
 
 def test_slides_without_labels_are_not_tested(slides, model):

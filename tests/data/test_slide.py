@@ -10,7 +10,7 @@ from slides import random_slide, visium
 
 from stimage import pp
 from stimage.data import Corpus, Slide
-from stimage.data._slide import spot_hashes, spot_sketch
+from stimage.data._spot_sketch import read_sketch, spot_hashes, spot_sketch
 
 
 def normalised(adata):
@@ -130,15 +130,24 @@ def test_hidden_sites_leave_the_means():
 def test_a_sketch_estimates_the_overlap_of_observations(adata):
     names, totals = np.array([f"barcode{i}" for i in range(500)]), np.arange(500) % 50
     hashes = [hashlib.sha256(f"{a}\t{b}".encode()).hexdigest()[:12] for a, b in zip(names, totals, strict=True)]
-    assert spot_sketch(names, totals).split() == sorted(hashes)[:64]
+
+    def sketch(names, totals):
+        return spot_sketch(names, sparse.csr_matrix(totals[:, None]), ["gene"])
+
+    def pairs(text):
+        return read_sketch(text)[0]
+
+    assert sketch(names, totals).split()[:-1] == sorted(hashes)[:64]
     shuffled = np.random.default_rng(0).permutation(500)
-    assert spot_sketch(names[shuffled], totals[shuffled]) == spot_sketch(names, totals)
-    half = set(spot_sketch(names, totals).split()) & spot_hashes(names[::2], totals[::2])
+    assert pairs(sketch(names[shuffled], totals[shuffled])) == pairs(sketch(names, totals))
+    half = pairs(sketch(names, totals)) & spot_hashes(names[::2], totals[::2])
     assert 16 < len(half) < 48
-    assert not set(spot_sketch(names, totals).split()) & spot_hashes(names, totals + 1)
+    assert not pairs(sketch(names, totals)) & spot_hashes(names, totals + 1)
     genes = adata.var_names[:3]
     whole, part = (Slide.from_anndata(a, genes, name="slide") for a in (adata, adata[::-1]))
-    assert whole.spot_sketch == part.spot_sketch == spot_sketch(adata.obs_names, adata.X.sum(axis=1).A1)
+    expected = spot_sketch(adata.obs_names, adata.X, adata.var_names, adata.obsm["spatial"])
+    assert pairs(whole.spot_sketch) == pairs(part.spot_sketch) == pairs(expected)
+    assert whole.spot_sketch == expected
 
 
 def test_donors(adata):

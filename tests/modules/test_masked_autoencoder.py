@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -110,11 +111,12 @@ def test_loss_over_hidden_sites(module, batch):
 
 def test_loss_over_hidden_values(module, value_batch):
     batch = value_batch
-    shown = batch["expression"].clone()
-    for b, site, k in batch["hidden"].nonzero().tolist():
-        shown[b, site, k] = 0
+    tokens = torch.zeros(3, N_SITES, module.config.dim)
+    for b, site, k in np.ndindex(*batch["expression"].shape):
+        value = module.mask_token if batch["hidden"][b, site, k] else batch["expression"][b, site, k]
+        tokens[b, site] += value * module.genes.embedding[batch["genes"][b, k]]
     nothing = torch.zeros(3, N_SITES, dtype=torch.bool)
-    sites = module(module.genes(shown, batch["genes"]), batch["positions"], batch["observed"], nothing)
+    sites = module(module.genes.norm(tokens), batch["positions"], batch["observed"], nothing)
     predicted = module.genes.decode(sites, batch["genes"])
     errors = [
         (predicted[b, site, k] - batch["expression"][b, site, k]) ** 2 for b, site, k in batch["hidden"].nonzero()
@@ -138,18 +140,43 @@ def test_loss_of_nothing_hidden_is_zero(module, value_batch):
     assert module.loss(nothing) == 0
 
 
+def test_a_hidden_value_is_another_than_one_at_the_mean(module, value_batch):
+    """Values that are hidden are told from values that are visible and happen to be at their gene's mean."""
+    batch = {**value_batch, "expression": value_batch["expression"].clone()}
+    batch["expression"][0, 2, :2] = 0
+    batch["observed"][0, 2] = True
+    at_mean, hidden = torch.zeros_like(batch["hidden"]), torch.zeros_like(batch["hidden"])
+    hidden[0, 2, :2] = True
+    one_other = torch.zeros_like(hidden)
+    one_other[0, 2, 1:3] = True
+    one_other_at_mean = {**batch, "expression": batch["expression"].masked_fill(one_other, 0)}
+    tokens = [
+        module.genes.with_hidden(part["expression"], part["genes"], mask, module.mask_token)[0, 2]
+        for part, mask in (
+            (batch, at_mean),
+            (batch, hidden),
+            (one_other_at_mean, hidden),
+            (one_other_at_mean, one_other),
+        )
+    ]
+    assert (tokens[0] - tokens[1]).abs().max() > 0.01
+    # Which genes are hidden matters, not only how many.
+    assert (tokens[2] - tokens[3]).abs().max() > 0.01
+    everything_visible = module.genes(batch["expression"], batch["genes"])
+    torch.testing.assert_close(
+        module.genes.with_hidden(batch["expression"], batch["genes"], at_mean, module.mask_token), everything_visible
+    )
+
+
 @pytest.mark.parametrize("hide", ["sites", "values"])
 def test_gradients_reach_every_parameter(module, batch, value_batch, hide):
     module.loss(batch if hide == "sites" else value_batch).backward()
-    without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
-    # Nothing is replaced by the mask token when single values are hidden.
-    assert without <= ({"mask_token"} if hide == "values" else set())
-    zero = {name for name, parameter in module.named_parameters() if name not in without and not parameter.grad.any()}
-    assert zero <= {"mask_token"} if hide == "values" else not zero
+    zero = {name for name, parameter in module.named_parameters() if parameter.grad is None or not parameter.grad.any()}
+    assert not zero
     used = torch.zeros(N_GENES, dtype=torch.bool)
     used[batch["genes"][batch["gene_valid"]]] = True
     assert module.genes.output_embedding.grad[~used].abs().sum() == 0
-    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters() if parameter.grad is not None)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
 
 
 def test_gradients_do_not_flow_from_hidden_values(module, batch):

@@ -74,8 +74,8 @@ def block_alone(block, spot):
 def h_by_hand(module, batch, b, site):
     token = torch.zeros(DIM)
     for k, gene in enumerate(batch["genes"][b]):
-        if not batch["hidden"][b, site, k]:
-            token = token + batch["expression"][b, site, k] * module.genes.embedding[gene]
+        value = module.mask_token if batch["hidden"][b, site, k] else batch["expression"][b, site, k]
+        token = token + value * module.genes.embedding[gene]
     spot = module.genes.norm(token)
     for block in module.encoder.blocks:
         spot = block_alone(block, spot)
@@ -110,7 +110,7 @@ def scored_sites(module, batch):
 
 
 def test_vectors(module, batch):
-    tokens = module.genes(batch["expression"].masked_fill(batch["hidden"], 0), batch["genes"])
+    tokens = module.genes.with_hidden(batch["expression"], batch["genes"], batch["hidden"], module.mask_token)
     vectors = module(tokens, batch["observed"], batch["group"])
     step = 1 + N_NEIGHBORS if isinstance(module, NeighborhoodAutoencoder) else 1
     for b, site in scored_sites(module, batch):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stimage.benchmark._expression_baselines import mean_predictor, neighbor_predictor, ridge_predictor
     from stimage.benchmark._heads import knn_head, mlp_head
     from stimage.benchmark._noise_floor import counting_noise_floor
-    from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots
+    from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
     from stimage.benchmark._regions import evaluate_regions, model_predictor
     from stimage.benchmark._report import Report
     from stimage.benchmark._retrieval import retrieval_recall
@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_expression_baselines": ["mean_predictor", "neighbor_predictor", "ridge_predictor"],
         "_heads": ["knn_head", "mlp_head"],
         "_noise_floor": ["counting_noise_floor"],
-        "_region_baselines": ["gene_mean", "inverse_distance", "nearest_spots"],
+        "_region_baselines": ["gene_mean", "inverse_distance", "nearest_spots", "smooth_fill"],
         "_regions": ["evaluate_regions", "model_predictor"],
         "_report": ["Report"],
         "_retrieval": ["retrieval_recall"],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from scipy import sparse
 
 from stimage import _keys, _validate
 from stimage.benchmark._domains import HEADS, Head, Protocol, annotation, evaluate_domains
-from stimage.benchmark._embedding_baselines import embedding_baselines
+from stimage.benchmark._embedding_baselines import NOT_FITTED, embedding_baselines
 from stimage.benchmark._heads import N_NEIGHBORS
 from stimage.benchmark._leaks import EvaluatedSlide, find_leaks
 from stimage.benchmark._report import Report
@@ -76,6 +77,11 @@ def compare(
     Report
         Scores of the baselines and of each embedding, with hashes of the inputs, versions and training slides.
 
+    Warns
+    -----
+    UserWarning
+        If it cannot be told whether a model was trained on a tested slide.
+
     Raises
     ------
     KeyError
@@ -109,7 +115,7 @@ def compare(
     labels = [np.asarray(part, dtype=object) for part in labels]
     annotated = [annotation(part)[1].any() for part in labels]
     tested = [
-        _test_slide(adata, slide, layer)
+        _test_slide(adata, slide, layer, grid_key)
         for adata, slide, known in zip(sources, corpus, annotated, strict=True)
         if known
     ]
@@ -119,15 +125,23 @@ def compare(
             f"adata.obs[{donor_key!r}] (`donor_key`) is missing for annotated slides {_validate.listing(unknown)}: fill it in."
         )
     trained = {key: _models(sources, corpus.slides, key) for key in use_rep}
-    leaks = {
-        key: find_leaks(tested, [slide for model in models or [] for slide in model["slides"]])
-        for key, models in trained.items()
-    }
+    leaks, unsure = {}, {}
+    for key, models in trained.items():
+        seen = [slide for model in models or [] for slide in model["slides"]]
+        leaks[key], unsure[key] = find_leaks(tested, seen)
     if any(leaks.values()) and not allow_leak:
         lines = [f"{key!r} on {_join(found)}" for key, found in leaks.items() if found]
         raise ValueError(
             f"`use_rep` has embeddings of models that were trained on what they would be tested on: {'; '.join(lines)}. "
             "Test on other slides, or pass `allow_leak=True` to have them marked as transductive."
+        )
+    doubtful = [f"{key!r} on {_join(found)}" for key, found in unsure.items() if found and not leaks[key]]
+    if doubtful:
+        warnings.warn(
+            f"Whether these were trained on what they are tested on cannot be told: {'; '.join(doubtful)}. "
+            '`report.metadata["transductive"]` is None for them: make sure that the slides are others.',
+            UserWarning,
+            stacklevel=2,
         )
 
     slides = np.concatenate([np.repeat(slide.name, len(slide.observation_index)) for slide in corpus])
@@ -161,8 +175,8 @@ def compare(
         "versions": {package: version(package) for package in _PACKAGES},
         "parameters": {**options, "label_key": label_key, "n_genes": len(corpus.genes)},
         "transductive": {
-            **dict.fromkeys(baselines, False),
-            **{key: None if trained[key] is None else bool(leaks[key]) for key in use_rep},
+            **{name: name not in NOT_FITTED for name in baselines},
+            **{key: _transductive(trained[key], leaks[key], unsure[key]) for key in use_rep},
         },
         "models": trained,
     }
@@ -201,6 +215,13 @@ def _baselines(slides: list[Slide], seed: int) -> dict[str, np.ndarray]:
     return {name: vectors[site] for name, vectors in table.items()}
 
 
+def _transductive(models: list[dict[str, Any]] | None, leaks: list[str], unsure: list[str]) -> bool | None:
+    """Whether a representation's models saw a tested slide; None when that is not known."""
+    if leaks:
+        return True
+    return None if models is None or unsure else False
+
+
 def _models(sources: list[AnnData], slides: list[Slide], key: str) -> list[dict[str, Any]] | None:
     """Models that computed a representation with what they were trained on; None when it is from elsewhere."""
     models: dict[str, dict[str, Any]] = {}
@@ -221,14 +242,21 @@ def _models(sources: list[AnnData], slides: list[Slide], key: str) -> list[dict[
     return list(models.values())
 
 
-def _test_slide(adata: AnnData, slide: Slide, layer: str | None) -> EvaluatedSlide:
-    from stimage.data._slide import spot_hashes
+def _test_slide(adata: AnnData, slide: Slide, layer: str | None, grid_key: str) -> EvaluatedSlide:
+    from stimage.data._slide import slide_coordinates
     from stimage.models._setup import library_size_hash
 
     counts = adata.X if layer is None else adata.layers[layer]
-    totals = np.asarray(counts[slide.observation_index].sum(axis=1)).ravel()
-    hashes = spot_hashes(adata.obs_names[slide.observation_index], totals)
-    return EvaluatedSlide(slide.name, slide.donor, library_size_hash(slide), frozenset(hashes))
+    coordinates = slide_coordinates(adata, grid_key)
+    return EvaluatedSlide(
+        name=slide.name,
+        donor=slide.donor,
+        counts_sha256=library_size_hash(slide),
+        names=adata.obs_names[slide.observation_index].to_numpy(),
+        counts=sparse.csr_matrix(counts[slide.observation_index]),
+        genes=adata.var_names.to_numpy(),
+        coordinates=None if coordinates is None else coordinates[slide.observation_index],
+    )
 
 
 def _hashes(adata: AnnData, slide: Slide, labels: np.ndarray, layer: str | None) -> dict[str, Any]:

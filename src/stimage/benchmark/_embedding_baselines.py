@@ -5,6 +5,8 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 MEAN_SIZES = (7, 19, 37)  # whole rings of a hexagonal lattice
+NOT_FITTED = ("coordinates only", "raw expression")
+"""Baselines that learn nothing from the spots that they are tested on; the axes of the others are fitted to them."""
 
 
 def principal_components(

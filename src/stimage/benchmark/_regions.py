@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from stimage import _validate
 from stimage.benchmark._noise_floor import counting_noise_floor
-from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots
+from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
 from stimage.benchmark._scores import reconstruction_scores
 from stimage.data import site_positions
 from stimage.data._slide import COUNTS_PER_SPOT
@@ -25,6 +25,7 @@ REGION_BASELINES: dict[str, Predictor] = {
     "mean of the window": gene_mean,
     "mean of 16 nearest spots": nearest_spots,
     "inverse distance": inverse_distance,
+    "closed-form fill": smooth_fill,
 }
 _LEAST_TISSUE = 0.9  # share of the region's sites that must hold tissue
 
@@ -92,7 +93,7 @@ def evaluate_regions(
     >>> options = {"library_size": library_size, "region_sizes": [4], "window_sizes": [10], "n_repeats": 2}
     >>> records = evaluate_regions(expression, sites[:, ::-1].astype(float), sites, **options)
     >>> sorted(records["method"].unique())
-    ['inverse distance', 'mean of 16 nearest spots', 'mean of the window']
+    ['closed-form fill', 'inverse distance', 'mean of 16 nearest spots', 'mean of the window']
 
     References
     ----------

@@ -24,7 +24,9 @@ def draw_hidden_sites(
     ratio
         Share of the observed sites to hide; at least one is hidden and one stays visible.
     masking
-        ``"site"`` hides single sites at random, ``"region"`` a contiguous rectangle of random shape and position.
+        ``"site"`` hides single sites at random, ``"region"`` a contiguous rectangle of random shape and position. Where the
+        rectangle holds no observed site or all of them, nothing could be predicted, and single sites are hidden instead;
+        training warns when that is so in more than one of twenty windows.
     rng
         Source of randomness.
 
@@ -48,6 +50,14 @@ def draw_hidden_sites(
         hidden = np.zeros(observed.shape, dtype=bool)
         hidden.flat[np.argpartition(keys, n_hidden - 1, axis=None)[:n_hidden]] = True
         return hidden
+    hidden = draw_rectangle(observed, ratio, rng=rng)
+    if not hides_a_part(observed, hidden):
+        return draw_hidden_sites(observed, ratio, masking="site", rng=rng)
+    return hidden
+
+
+def draw_rectangle(observed: np.ndarray, ratio: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Observed sites in a rectangle of a share of the window, of random shape and position (rows x columns)."""
     n_rows, n_cols = observed.shape
     area = ratio * n_rows * n_cols
     height = int(np.clip(round(np.sqrt(area * np.exp(rng.uniform(-0.7, 0.7)))), 1, n_rows))
@@ -55,7 +65,9 @@ def draw_hidden_sites(
     top, left = rng.integers(n_rows - height + 1), rng.integers(n_cols - width + 1)
     hidden = np.zeros(observed.shape, dtype=bool)
     hidden[top : top + height, left : left + width] = True
-    hidden &= observed
-    if not 0 < hidden.sum() < n_observed:
-        return draw_hidden_sites(observed, ratio, masking="site", rng=rng)
-    return hidden
+    return hidden & observed
+
+
+def hides_a_part(observed: np.ndarray, hidden: np.ndarray) -> bool:
+    """Whether something is hidden and something left to predict it from."""
+    return bool(0 < hidden.sum() < observed.sum())

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,13 +8,13 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _keys, _validate
+from stimage.data._spot_sketch import spot_sketch
 from stimage.data._stored_matrix import StoredMatrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 COUNTS_PER_SPOT = 1e4
-SKETCH_SIZE = 64
 ROW_SPACING = {"hex": np.sqrt(3) / 2}
 
 
@@ -52,7 +50,7 @@ class Slide:
     donor
         Who the tissue is from; empty when unknown.
     spot_sketch
-        Fingerprint of observation names and their counts, see :func:`spot_sketch`; empty when unknown.
+        Fingerprint of observations and counts, by which a benchmark recognises the slide; empty when unknown.
     target_sum
         Counts that each site's expression adds up to before the logarithm, over all genes of the slide.
     known_mean
@@ -250,7 +248,13 @@ class Slide:
             )
         counts = adata.layers[layer] if layer is not None else adata.X
         counts = sparse.csr_matrix(counts[observations], dtype=np.float32)
-        sketch = spot_sketch(adata.obs_names[observations], np.asarray(counts.sum(axis=1)).ravel())
+        coordinates = slide_coordinates(adata, grid_key)
+        sketch = spot_sketch(
+            adata.obs_names[observations],
+            counts,
+            adata.var_names,
+            None if coordinates is None else coordinates[observations],
+        )
 
         shape = (int(facts["n_rows"]), int(facts["n_cols"]))
         flat = _flat_sites(adata, observations, shape, name, grid_key)
@@ -305,32 +309,10 @@ class Slide:
         )
 
 
-def spot_sketch(names: Iterable[str], totals: np.ndarray) -> str:
-    """Fingerprint of a set of observations that survives filtering and reordering.
-
-    Barcodes are shared by all slides of a platform, pairs of barcode and total count are not. Of the hashes of the pairs
-    the smallest are kept (a bottom-k sketch, Broder 1997): the share of them found among the pairs of another set
-    estimates how much of this set is in the other.
-
-    Parameters
-    ----------
-    names
-        Names of the observations.
-    totals
-        Counts of each over all genes (observations).
-
-    Returns
-    -------
-    str
-        The smallest hashes in ascending order, 12 hexadecimal digits each, separated by blanks.
-    """
-    return " ".join(sorted(spot_hashes(names, totals))[:SKETCH_SIZE])
-
-
-def spot_hashes(names: Iterable[str], totals: np.ndarray) -> set[str]:
-    """Hash of each pair of observation name and total count, 12 hexadecimal digits."""
-    pairs = zip(names, np.rint(totals).astype(np.int64), strict=True)
-    return {hashlib.sha256(f"{name}\t{total}".encode()).hexdigest()[:12] for name, total in pairs}
+def slide_coordinates(adata: AnnData, grid_key: str) -> np.ndarray | None:
+    """The coordinates that a grid was built from (observations x 2); ``None`` where there are none."""
+    key = str(adata.uns[grid_key].get("params", {}).get("spatial_key", ""))
+    return np.asarray(adata.obsm[key]) if key in adata.obsm else None
 
 
 def _flat_sites(

@@ -28,7 +28,8 @@ class WindowSpec:
     mask_ratio
         Share hidden.
     min_occupancy
-        Smallest share of a window's sites that must have data.
+        Smallest share of a window's sites that must have data. On a slide where no window has as much, the fullest ones are
+        taken, and training warns.
 
     Examples
     --------
@@ -161,7 +162,8 @@ def window_origins(slide: Slide, window: int, min_occupancy: float) -> np.ndarra
     window
         Rows and columns of the window.
     min_occupancy
-        Smallest share of the window's sites that must be active. When no window has as much, the fullest ones are used.
+        Smallest share of the window's sites that must be active. When no window has as much, the fullest ones are
+        taken: training warns of such slides.
 
     Returns
     -------

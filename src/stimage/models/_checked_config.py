@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 import pandas as pd
 
+from stimage.data._spot_sketch import read_sketch
+
 _CHECKSUM = "config_sha256"
 LARGEST_CONFIG = 1 << 28
 """Bytes of a config; that of a model of 10,000 slides has a tenth of it."""
@@ -104,9 +106,10 @@ def read_manifest(values: Any) -> dict[str, Any]:
         raise ValueError("`manifest.slides` is empty")
     for slide in slides:
         for name, kind in _SLIDE.items():
-            # A sketch has some letters for each of up to many thousand spots.
+            # A sketch is longer than any other text.
             long = name == "spot_sketch" and isinstance(slide[name], str)
             typed("" if long else slide[name], kind, f"manifest.slides.{name}")
+        read_sketch(slide["spot_sketch"])
     return {**values, "slides": pd.DataFrame(slides)}
 
 

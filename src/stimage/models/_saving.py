@@ -176,6 +176,9 @@ class SaveMixin(ShareMixin):
             model.manifest = read_manifest(config["manifest"])
             model._check_values()
             check_prefixes(weights, ("module.", "readout."))
+            if model.unit.name != "patch":
+                # Older models of spots put nothing in the place of a hidden value, which a token of zero does.
+                weights.setdefault("module.mask_token", torch.zeros_like(weights["module.norm.weight"]))
             model.module = load_module(
                 lambda: build_module(len(model.genes), model.autoencoder, model.unit),
                 tensors_under(weights, "module."),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, replace
 from os import PathLike
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 
 from stimage.data import DeviceWindowDataModule, WindowDataModule, site_limits
+from stimage.data._window_checks import window_concerns
 from stimage.models._fit import fit
 from stimage.models._options import Sampling, check_training_options, decisive_options
 from stimage.models._readout import Readout
-from stimage.train import MaskedTrainingPlan, TrainingCheckpoints, from_first_process
+from stimage.train import MaskedTrainingPlan, TrainingCheckpoints, from_first_process, is_first_process
 
 
 class TrainMixin:
@@ -89,6 +91,12 @@ class TrainMixin:
             If the loss is no longer finite. The error names the step, its windows and the file that they were written to.
         OSError
             If a checkpoint cannot be written; those before it are whole.
+
+        Warns
+        -----
+        UserWarning
+            Once, before anything is trained, if slides have fewer than 16 places for a window, none with enough data or none
+            at all, or if ``masking`` often cannot hide a region; with numbers, and what to do.
         """
         check_training_options(
             max_epochs=max_epochs,
@@ -121,6 +129,10 @@ class TrainMixin:
             seed=self.seed,
             unit=self.unit,
         )
+        if self.unit.name == "patch" and is_first_process():
+            concerns = window_concerns(data.training_slides, self.spec)
+            if concerns:
+                warnings.warn(" ".join(concerns), UserWarning, stacklevel=2)
         if learning_rate is not None:
             self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
         n_batches = math.ceil(windows_per_epoch / batch_size)

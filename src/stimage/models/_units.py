@@ -49,7 +49,7 @@ def embed_spots(
     module
         The model, in evaluation mode.
     slide
-        The slide. A site without data enters as one whose values are all hidden, and is in nobody's context.
+        The slide. A site without data enters as one at the mean of every gene, and is in nobody's context.
     unit
         Sample unit of the model.
     n_repeats

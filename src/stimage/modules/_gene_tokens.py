@@ -76,6 +76,40 @@ class GeneTokens(nn.Module):
         """
         return self.normalise(expression @ functional.embedding(genes, self.embedding))
 
+    def with_hidden(self, expression: Tensor, genes: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor:
+        """Tokens of sites of which some values are hidden: ``Σ_visible x_k E[g_k] + Σ_hidden m ⊙ E[g_k]``, normalised.
+
+        Left out of the sum, a hidden value would be one at the gene's mean, and nothing would say which genes are not known.
+
+        Parameters
+        ----------
+        expression
+            Centred expression (batch x sites x genes); hidden values are not read.
+        genes
+            Vocabulary indices of these genes (batch x genes).
+        hidden
+            Hidden values (batch x sites x genes).
+        mask_token
+            ``m``, which stands for a hidden value (dim).
+
+        Returns
+        -------
+        Tensor
+            Tokens (batch x sites x dim).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from stimage.modules import GeneTokens
+        >>> tokens, genes = GeneTokens(n_genes=100, dim=16), torch.tensor([[3, 7, 42]])
+        >>> hidden = torch.tensor([[[True, False, False]]])
+        >>> tokens.with_hidden(torch.randn(1, 1, 3), genes, hidden, torch.ones(16)).shape
+        torch.Size([1, 1, 16])
+        """
+        embedding = functional.embedding(genes, self.embedding)
+        unknown = (hidden.to(embedding.dtype) @ embedding) * mask_token
+        return self.normalise(expression.masked_fill(hidden, 0.0) @ embedding + unknown)
+
     def normalise(self, projected: Tensor) -> Tensor:
         """Tokens from expression that was already projected on the embeddings of all measured genes.
 

@@ -167,8 +167,7 @@ class MaskedAutoencoder(nn.Module):
         """
         expression, genes, hidden = batch["expression"], batch["genes"], batch["hidden"]
         if hidden.dim() == 3:
-            # Tokens are normalised, so that the values that are left need no rescaling.
-            tokens = self.genes(expression.masked_fill(hidden, 0.0), genes)
+            tokens = self.genes.with_hidden(expression, genes, hidden, self.mask_token)
             sites = self(tokens, batch["positions"], batch["observed"], torch.zeros_like(batch["observed"]))
             error = (self.genes.decode(sites, genes) - expression).square()
             return (error * hidden).sum(), hidden.sum()

@@ -41,6 +41,7 @@ class SpotAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.genes = GeneTokens(n_genes, config.dim)
+        self.mask_token = nn.Parameter(torch.zeros(config.dim))
         sizes = {"n_heads": config.n_heads, "dropout": config.dropout}
         self.encoder = SiteTransformer(config.dim, config.n_layers, dim_feedforward=config.dim_feedforward, **sizes)
         self.decoder = SiteTransformer(
@@ -108,8 +109,7 @@ class SpotAutoencoder(nn.Module):
             Sum over spots of their mean squared error, and the number of spots with a hidden value (scalars).
         """
         expression, genes, hidden = batch["expression"], batch["genes"], batch["hidden"]
-        # Tokens are normalised, so that the values that are left need no rescaling.
-        tokens = self.genes(expression.masked_fill(hidden, 0.0), genes)
+        tokens = self.genes.with_hidden(expression, genes, hidden, self.mask_token)
         vectors = self(tokens, batch["observed"], batch["group"])
         expression, hidden = expression[:, self.scored], hidden[:, self.scored]
         error = (self.genes.decode(vectors, genes) - expression).square() * hidden
