@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import zarr
     from anndata import AnnData
 
+    from stimage.models._site_vectors import EmbeddingMode
     from stimage.models._stalign import Level, Modality
-    from stimage.models._views import EmbeddingMode
 
 
 def embed(
@@ -25,7 +25,6 @@ def embed(
     *,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
-    n_repeats: int = 3,
     n_genes: int | None = None,
     batch_size: int = 32,
     adapt_epochs: int = 0,
@@ -51,18 +50,15 @@ def embed(
         aligner, ``modality``, ``level``, ``image_dir`` and ``cache_dir`` are for it, and the options of windows, ``mode`` to
         ``adapt_epochs``, are not.
     mode
-        ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of the
-        slide, which is its surroundings' view of it; ``"surroundings"``: hidden with nine tenths of the slide;
-        ``"combined"``: all three side by side with the site's codes, soft assignments to recurring neighbourhoods of the
-        training slides. By default ``"combined"``; models of the units ``"spot"``, ``"neighborhood"`` and ``"slice"`` have
-        ``"visible"`` alone: a spot in its context.
+        ``"visible"``: the encoder's output at a visible site; ``"context"``: its output at a site while that is masked together
+        with a random half of the slide, which describes its surroundings, beside the site's niche codes, soft assignments to
+        recurring kinds of surroundings. By default ``"context"``; models of the units ``"spot"``, ``"neighborhood"`` and
+        ``"slice"`` have ``"visible"`` alone.
     tile_size
         Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
         training, so that most sites have their surroundings on all sides.
-    n_repeats
-        How often a view is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
     n_genes
-        Genes drawn in each repeat; by default all genes are used.
+        Genes drawn in each of three repeats, which are averaged; by default all genes are used.
     batch_size
         Windows in a forward pass at most. The result does not depend on it.
     adapt_epochs
@@ -79,7 +75,7 @@ def embed(
     cache_dir
         Of an aligner: folder that keeps image features; by default in the user's cache.
     seed
-        Seed of the choice of sites hidden together, of gene draws and of adaptation. ``None`` takes ``scvi.settings.seed``, or 0
+        Seed of the choice of masked sites, of gene draws and of adaptation. ``None`` takes ``scvi.settings.seed``, or 0
         where that is not set.
     output
         Path of a zarr array to write the embedding to instead of ``adata``, a few rows of windows at a time, see
@@ -126,7 +122,7 @@ def embed(
     >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
     >>> model = sti.tl.pretrain(adata, **options)
     >>> sti.tl.embed(adata, model)
-    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 3 * 128 + 30)
+    >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 128 + 30)
     True
 
     References
@@ -144,11 +140,11 @@ def embed(
             written, {"key_added": _keys.REPRESENTATION, "copy": False}, "what is written to `adata`, not to `output`"
         )
     notes = notes_of(adata)
-    windows = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes}
+    windows = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes}
     windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs, "output": output}
     aligned = {"modality": modality, "level": level, "image_dir": image_dir, "cache_dir": cache_dir}
     if isinstance(model, STAlign):
-        _refuse(windows, {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}, "windows, and an aligner has none")
+        _refuse(windows, {"batch_size": 32, "adapt_epochs": 0}, "windows, and an aligner has none")
         embedding, entry = _embed_aligned(adata, model, **aligned)
     else:
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
