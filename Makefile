@@ -47,7 +47,6 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/domains.py train --data $(DATA)
 	$(BIN)/python benchmarks/domains.py score --data $(DATA)
 	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)
-	$(BIN)/python benchmarks/explored.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA) --unseen
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)

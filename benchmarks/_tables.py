@@ -325,18 +325,6 @@ def zero_shot() -> str:
     return rows(["embedding", *list(COLUMNS)[:4]], body)
 
 
-def explored(group: str) -> str:
-    document = json.loads((RESULTS / "explored.json").read_text())[group]
-    body = []
-    for name, studies in document.items():
-        cells = []
-        for protocol in ("leave_slide_out", "block", "unsupervised"):
-            values = [value for study in studies.values() for value in study[protocol].values()]
-            cells.append(number(float(np.mean(values))))
-        body.append([name, *cells])
-    return rows(["variant", "leave-slide-out accuracy", "block accuracy", "unsupervised ARI"], body)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "domains summary": domains_summary,
     "domains leave-slide-out": lambda: domains_by_slide("leave-slide-out accuracy"),
@@ -361,8 +349,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "alignment ablations": alignment_ablations,
     "alignment genes only": alignment_genes_only,
     "image encoders": image_encoders,
-    "explored linear": lambda: explored("linear"),
-    "explored model": lambda: explored("model"),
     **SIMULATION_TABLES,
     **SPEED_TABLES,
     **USES_TABLES,

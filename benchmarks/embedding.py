@@ -93,14 +93,14 @@ def corpus_of(slide: Slide) -> Corpus:
     return Corpus([slide], Vocabulary([f"gene{number}" for number in range(N_GENES)]))
 
 
-def embed_slide(n_sites: int, n_repeats: int, folder: Path) -> None:
+def embed_slide(n_sites: int, folder: Path) -> None:
     from stimage.models import STImage
 
     model = STImage(corpus_of(simulated_slide(240)), window=16, spectral_start=False)
     model.fit_readout()
     corpus = Corpus.open(folder / "corpus")
     before = peak_megabytes()
-    record = timed(lambda: model.get_latent_representation(corpus, n_repeats=n_repeats, output=folder / "embedding"))
+    record = timed(lambda: model.get_latent_representation(corpus, output=folder / "embedding"))
     record = {
         "sites": n_sites,
         **record,
@@ -143,7 +143,7 @@ def main() -> None:
         if name == "shipped":
             embed_shipped()
         else:
-            embed_slide(int(rest[0]), int(rest[1]), Path(rest[2]))
+            embed_slide(int(rest[0]), Path(rest[1]))
         return
 
     document = {
@@ -155,7 +155,7 @@ def main() -> None:
     for n_sites in (2000, 4000) if arguments.short else arguments.sites:
         with tempfile.TemporaryDirectory() as folder:
             corpus_of(simulated_slide(n_sites)).write(f"{folder}/corpus")
-            document["slides"].append(in_fresh_process("slide", n_sites, 1 if arguments.short else 3, folder))
+            document["slides"].append(in_fresh_process("slide", n_sites, folder))
         print(document["slides"][-1], flush=True)
     if SLIDE.exists() and not arguments.short:
         document["shipped_checkpoint"] = in_fresh_process("shipped")

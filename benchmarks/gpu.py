@@ -12,7 +12,7 @@ PyTorch, lightning, numba, scipy and safetensors are enough, nothing is download
 - steps: time of forward, backward and optimiser. The rate counts the products of the model alone, each once forward and twice
   backward, and is compared with that of the large product in 16 bits.
 - precision: loss and gradients of one batch in 16 bits, against 32.
-- embedding: all views of the combined embedding of a large corpus, tile by tile.
+- embedding: visible and context vectors of a large corpus, tile by tile.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ PRESETS = {
         0.3,
     ),
 }
-VIEWS = {"visible": [1], "context": [2, 2, 2], "surroundings": [10, 10, 10]}
-"""Of each repeat of a view: into how many parts the sites fall. One of two is hidden, and all but one of ten."""
+REPEATS = {"visible": 1, "context": 3}
+"""How often the choice of hidden sites is repeated; for the context, one half is hidden, then the other."""
 
 
 def simulated(n_sites: int, n_genes: int, side: int, device: torch.device) -> tuple[list[Slide], DenseExpression]:
@@ -114,7 +114,7 @@ def product_rates(timer: Timer, size: int) -> dict[str, float]:
 
 def step_operations(config: AutoencoderConfig, limits: tuple[int, int], n_windows: int, n_genes: int) -> int:
     """Operations of the products of a step: of what a window has at most, without padding and without recomputing."""
-    shown, told = limits
+    shown, hidden = limits
     dim = config.dim
 
     def block(n_queries: int, n_keys: int, feedforward: int) -> int:
@@ -123,12 +123,12 @@ def step_operations(config: AutoencoderConfig, limits: tuple[int, int], n_window
 
     if config.decoder_layers:
         total = config.n_layers * block(shown, shown, config.dim_feedforward)
-        total += (config.decoder_layers - 1) * block(shown + told, shown + told, config.decoder_feedforward)
-        total += block(told, shown + told, config.decoder_feedforward)
+        total += (config.decoder_layers - 1) * block(shown + hidden, shown + hidden, config.decoder_feedforward)
+        total += block(hidden, shown + hidden, config.decoder_feedforward)
     else:
-        total = (config.n_layers - 1) * block(shown + told, shown, config.dim_feedforward)
-        total += block(told, shown, config.dim_feedforward)
-    total += shown * n_genes * dim + told * dim * (dim + n_genes)
+        total = (config.n_layers - 1) * block(shown + hidden, shown, config.dim_feedforward)
+        total += block(hidden, shown, config.dim_feedforward)
+    total += shown * n_genes * dim + hidden * dim * (dim + n_genes)
     # Two operations each, once forward and twice backward; expression needs no gradient.
     return n_windows * (6 * total - 2 * shown * n_genes * dim)
 
@@ -231,7 +231,7 @@ def measure_precision(preset: str, windows: DeviceWindows) -> dict[str, float]:
 
 
 class Embedding:
-    """All views of the combined embedding, as models do it, without averaging over tiles in numpy."""
+    """Vectors of both modes, as models compute them, without averaging over tiles in numpy."""
 
     def __init__(self, module: MaskedAutoencoder, expression: DenseExpression, *, tile: int, batch_size: int) -> None:
         self.module = module
@@ -242,8 +242,8 @@ class Embedding:
     @torch.inference_mode()
     def __call__(self, slides: list[Slide]) -> dict[str, torch.Tensor]:
         generator = torch.Generator(self.expression.values.device).manual_seed(0)
-        views = [self._slide(slide, generator) for slide in slides]
-        return {name: torch.cat([view[name] for view in views]) for name in VIEWS}
+        parts = [self._slide(slide, generator) for slide in slides]
+        return {mode: torch.cat([part[mode] for part in parts]) for mode in REPEATS}
 
     def _slide(self, slide: Slide, generator: torch.Generator) -> dict[str, torch.Tensor]:
         device, module = self.expression.values.device, self.module
@@ -255,21 +255,19 @@ class Embedding:
         tokens = module.genes.normalise(tokens)
         tiles, positions = self._tiles(slide, device)
         empty = torch.as_tensor(~slide.active, device=device)
-        views = {}
-        for name, repeats in VIEWS.items():
+        found = {}
+        for mode, n_repeats in REPEATS.items():
             total = torch.zeros(slide.n_sites, tokens.shape[1], device=device)
             times = torch.zeros(slide.n_sites, 1, device=device)
-            for n_parts in repeats:
-                part = torch.rand(slide.n_sites, device=device, generator=generator).argsort() % n_parts
-                for number in range(min(n_parts, 2)):
-                    shown = torch.ones_like(empty) if n_parts == 1 else part == number
-                    hidden = ~shown | empty
-                    told = ~empty if n_parts == 1 else hidden & ~empty
-                    vectors = self._pass(tokens, hidden, tiles, positions)
-                    total += torch.where(told.unsqueeze(1), vectors, 0)
-                    times += told.unsqueeze(1)
-            views[name] = total / times
-        return views
+            for _ in range(n_repeats):
+                half = torch.rand(slide.n_sites, device=device, generator=generator).argsort() % 2 == 0
+                for hidden in [torch.zeros_like(half)] if mode == "visible" else [half, ~half]:
+                    wanted = ~empty if mode == "visible" else hidden & ~empty
+                    vectors = self._pass(tokens, hidden | empty, tiles, positions)
+                    total += torch.where(wanted.unsqueeze(1), vectors, 0)
+                    times += wanted.unsqueeze(1)
+            found[mode] = total / times
+        return found
 
     def _tiles(self, slide: Slide, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         starts = [
@@ -334,7 +332,7 @@ def measure_embedding(
                 "seconds": seconds,
                 "sites_per_second": n_sites / seconds,
                 "difference": {
-                    name: float((first[name] - reference[name]).norm() / reference[name].norm()) for name in VIEWS
+                    mode: float((first[mode] - reference[mode]).norm() / reference[mode].norm()) for mode in REPEATS
                 },
             }
         )
@@ -362,8 +360,7 @@ def main() -> None:
         arguments.variants = ["float32 fused", "bf16"]
         sizes = {"window": 4, "n_genes": 16, "side": 14, "product": 128, "embedding_batch": 4}
         timer = Timer(device, repeats=1, inner=1)
-        for name, repeats in VIEWS.items():
-            VIEWS[name] = repeats[:1]
+        REPEATS["context"] = 1
     if arguments.corpus is None:
         slides, expression = simulated(arguments.sites, arguments.genes, sizes["side"], device)
     else:

@@ -2,15 +2,18 @@
 
     python benchmarks/pretrain_human.py --data ../shared/data --output src/stimage/pretrained/human
     python benchmarks/pretrain_human.py --without DLPFC --output /tmp/without_dlpfc     # for honest tests on DLPFC
+    python benchmarks/pretrain_human.py --refit-readout                                 # the weights stay, minutes
     python benchmarks/pretrain_human.py --short                                         # simulated, seconds, writes nothing
 
 The folder holds <name>/<name>.h5ad with raw counts; uns["source"] says where they are from. The output is a checkpoint in
-half precision with its manifest (slides, fingerprints, donors) and MODEL_CARD.md. No label is used.
+half precision with its manifest (slides, fingerprints, donors) and MODEL_CARD.md. No label is used. --refit-readout fits scale
+and codes of the checkpoint in the output folder anew, on the slides that it was trained on.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from datetime import timedelta
@@ -22,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 import stimage as sti
+from stimage.train import load_checkpoint, save_checkpoint
 
 STUDIES = {
     "DLPFC": ("DLPFC_151*",),
@@ -175,6 +179,26 @@ Weights were computed from these data; the data themselves are not part of the p
 """
 
 
+def refit_readout(checkpoint: Path, studies: dict[str, list]) -> None:
+    """Fit scale and codes of a checkpoint anew and save it in its place; weights of the module and manifest stay."""
+    weights, config = load_checkpoint(checkpoint, kind="STImage")
+    module = {name: tensor for name, tensor in weights.items() if name.startswith("module.")}
+    del config["weights_sha256"]
+    slides = [adata for adatas in studies.values() for adata in adatas]
+    with tempfile.TemporaryDirectory() as scratch:
+        save_checkpoint(scratch, kind="STImage", weights=module, config=config)
+        model = sti.models.STImage.load(scratch, slides)
+    names, trained_on = [slide.name for slide in model.corpus], model.manifest["slides"]["name"].tolist()
+    if sorted(names) != sorted(trained_on):
+        raise SystemExit(f"{checkpoint} was trained on other slides: {sorted(set(names) ^ set(trained_on))}.")
+    model.fit_readout()
+    model.save(checkpoint, overwrite=True, half_precision=True)
+    path = checkpoint / "MODEL_CARD.md"
+    model_id = sti.models.STImage.load(checkpoint).model_id
+    card = re.sub(r"(?m)^\| model id \| .* \|$", f"| model id | `{model_id}` |", path.read_text(encoding="utf-8"))
+    path.write_text(card, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -183,6 +207,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--genes", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--refit-readout", action="store_true")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
@@ -191,6 +216,9 @@ def main() -> None:
         arguments.epochs, arguments.genes = 1, 200
         options = {"window": 8, "n_genes": 64, "windows_per_epoch": 16, "batch_size": 8}
     studies = simulate_slides() if arguments.short else read_slides(arguments.data, arguments.without)
+    if arguments.refit_readout:
+        refit_readout(arguments.output, studies)
+        return
     slides = [adata for adatas in studies.values() for adata in adatas]
     genes = choose_genes(studies, arguments.genes)
     corpus = sti.data.Corpus.from_anndata(slides, genes=genes, donor_key="donor")
@@ -205,6 +233,8 @@ def main() -> None:
         model = sti.models.STImage.load(output)
         card = model_card(model, studies, corpus, arguments, seconds)
         (output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        if arguments.short:
+            refit_readout(output, studies)
         size = sum(path.stat().st_size for path in output.iterdir())
     print(card if arguments.short else f"Wrote {output}: {size / 1e6:.1f} MB, {seconds:.0f} s", flush=True)
 

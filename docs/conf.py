@@ -14,10 +14,9 @@ from sphinx.ext import autosummary
 from sphinx.pycode import ModuleAnalyzer
 
 import stimage
-from stimage.models._codebook import N_DIMENSIONS
+from stimage.models._codes import N_CODES
 from stimage.models._presets import PRESETS
-from stimage.models._readout import MOST_SITES, WEIGHTS
-from stimage.models._views import VIEWS
+from stimage.models._readout import MOST_SITES
 from stimage.modules import IMAGE_ENCODERS
 
 project = "stimage"
@@ -88,15 +87,6 @@ def preset_table() -> str:
     return "\n".join(["| setting | `default` | `paper` |", "|---|---|---|", *rows])
 
 
-def weights() -> str:
-    """The weights of the combined embedding, in words."""
-    *first, last = [
-        f"{weight:g} for the {name} vector" if name != "codes" else f"{weight:g} for the codes"
-        for name, weight in WEIGHTS.items()
-    ]
-    return f"{', '.join(first)} and {last}"
-
-
 def encoder_table() -> str:
     """Known image encoders as a Markdown table."""
     rows = []
@@ -114,9 +104,8 @@ def encoder_table() -> str:
 myst_substitutions = {
     "encoders": encoder_table(),
     "presets": preset_table(),
-    "weights": weights(),
     "most_sites": f"{MOST_SITES:,}",
-    "dimensions": len(VIEWS) * PRESETS["default"].autoencoder.dim + N_DIMENSIONS,
+    "dimensions": PRESETS["default"].autoencoder.dim + N_CODES,
 }
 
 

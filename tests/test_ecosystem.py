@@ -47,7 +47,7 @@ def visium(model, n_rows=12, n_cols=12, *, genes=None, empty=0.0, seed=0):
 def run(adata, model, slide_key=None):
     sti.pp.compact_grid(adata, slide_key=slide_key)
     sti.pp.build_niches(adata, slide_key=slide_key)
-    sti.tl.embed(adata, model, n_repeats=1)
+    sti.tl.embed(adata, model)
     sti.tl.domains(adata, 3)
     sti.tl.reconstruct_region(adata, model, size=3)
     return adata
@@ -104,7 +104,7 @@ def test_backed(tmp_path, model):
         with pytest.raises(TypeError, match="in memory, found .*to_memory"):
             call()
     loaded = backed.to_memory()
-    sti.tl.embed(loaded, model, n_repeats=1)
+    sti.tl.embed(loaded, model)
     backed.obsm["X_stimage"] = loaded.obsm["X_stimage"]
     sti.tl.domains(backed, 2)
     backed.file.close()
@@ -140,7 +140,7 @@ def test_concatenated_results(finished, model):
     np.testing.assert_array_equal(
         together.layers["niche"][: finished.n_obs].toarray(), finished.layers["niche"].toarray()
     )
-    sti.tl.embed(together, model, n_repeats=1)
+    sti.tl.embed(together, model)
     # Slides do not see each other.
     np.testing.assert_allclose(together.obsm["X_stimage"][: finished.n_obs], finished.obsm["X_stimage"], atol=1e-4)
 
@@ -150,7 +150,7 @@ def test_order_of_observations_and_genes_does_not_matter(finished, model):
     shuffled = visium(model)
     shuffled = shuffled[rng.permutation(shuffled.n_obs), rng.permutation(shuffled.n_vars)].copy()
     sti.pp.compact_grid(shuffled)
-    sti.tl.embed(shuffled, model, n_repeats=1)
+    sti.tl.embed(shuffled, model)
     expected = finished[shuffled.obs_names].obsm["X_stimage"]
     np.testing.assert_allclose(shuffled.obsm["X_stimage"], expected, atol=1e-3)
 
@@ -182,7 +182,7 @@ def test_views_become_copies(finished, model):
     view = whole[:]
     with assert_unchanged(whole), pytest.warns(UserWarning, match="view"):
         sti.pp.compact_grid(view)
-    sti.tl.embed(view, model, n_repeats=1)
+    sti.tl.embed(view, model)
     np.testing.assert_array_equal(view.obsm["X_stimage"], finished.obsm["X_stimage"])
 
 
@@ -198,7 +198,7 @@ def test_dask_is_refused(model):
     ):
         with pytest.raises(TypeError, match="found Array: convert it .*to_memory"):
             call()
-    sti.tl.embed(adata.to_memory(), model, n_repeats=1)
+    sti.tl.embed(adata.to_memory(), model)
 
 
 # Other packages
@@ -267,7 +267,7 @@ def test_seeds_may_be_those_of_scvi(finished, model, scvi_settings):
 
     def results(**seed):
         adata = finished.copy()
-        sti.tl.embed(adata, model, n_repeats=1, mode="context", key_added="X", **seed)
+        sti.tl.embed(adata, model, mode="context", key_added="X", **seed)
         sti.tl.domains(adata, 2, method="kmeans", use_rep="X", **seed)
         sti.tl.reconstruct_region(adata, model, size=3, **seed)
         holes = sti.tl.fill_holes(adata, model, **seed)
@@ -342,7 +342,7 @@ def test_many_genes(model, finished):
     genes = [*model.genes[:N_GENES], *(f"other{i}" for i in range(60_000 - N_GENES))]
     adata = visium(model, genes=genes)
     sti.pp.compact_grid(adata)
-    sti.tl.embed(adata, model, n_repeats=1)
+    sti.tl.embed(adata, model)
     np.testing.assert_allclose(adata.obsm["X_stimage"], finished.obsm["X_stimage"], atol=1e-4)
 
 
@@ -358,7 +358,7 @@ def test_many_tiny_slides(model):
     sti.pp.build_niches(adata, slide_key="slide")
     assert len(adata.uns["grid"]["slides"]) == len(adata.uns["grid"]["summary"]) == 200
     some = adata[adata.obs["slide"].isin(adata.obs["slide"].cat.categories[:4])].copy()
-    sti.tl.embed(some, model, n_repeats=1)
+    sti.tl.embed(some, model)
     assert np.isfinite(some.obsm["X_stimage"]).all()
 
 

@@ -47,7 +47,7 @@ def test_tissues_whose_genes_are_called_otherwise(shared_data):
     del renamed.var["gene_ids"]
     known = heart.var_names.isin(pool) & heart.var["gene_ids"].str.startswith("ENSG")
     for adata in (heart, renamed):
-        sti.tl.embed(adata, model, n_repeats=1)
+        sti.tl.embed(adata, model)
         assert adata.uns["stimage"]["X_stimage"]["n_genes_shared"] == known.sum() > 800
     np.testing.assert_array_equal(renamed.obsm["X_stimage"], heart.obsm["X_stimage"])
 
@@ -68,7 +68,7 @@ def run(installation: Path, code: str, *arguments: Path) -> subprocess.Completed
 
 EMBED = """
 adata = anndata.read_h5ad(sys.argv[1])
-sti.tl.embed(adata, n_repeats=1)
+sti.tl.embed(adata)
 sti.tl.reconstruct_region(adata, size=3)
 adata.write_h5ad(sys.argv[2])
 """
@@ -82,7 +82,7 @@ def test_embed_and_reconstruct_without_a_model_use_it(installation, stand_in, sl
     import anndata
 
     found, expected = anndata.read_h5ad(tmp_path / "out.h5ad"), slide.copy()
-    sti.tl.embed(expected, stand_in, n_repeats=1)
+    sti.tl.embed(expected, stand_in)
     sti.tl.reconstruct_region(expected, stand_in, size=3)
     np.testing.assert_allclose(found.obsm["X_stimage"], expected.obsm["X_stimage"], atol=1e-5)
     assert found.uns["stimage"]["X_stimage"]["model_id"] == stand_in.model_id

@@ -43,7 +43,7 @@ def whole_path(adata, *, slide_key=None, mode="visible", **options):
     before = adata.X.copy()
     sti.pp.compact_grid(adata, slide_key=slide_key)
     model = sti.tl.pretrain(adata, **TINY | options, **QUIET)
-    sti.tl.embed(adata, model, n_repeats=1, mode=mode)
+    sti.tl.embed(adata, model, mode=mode)
     sti.tl.domains(adata, 2, method="kmeans")
     sti.tl.reconstruct_region(adata, model, size=2)
     assert (adata.X != before).nnz == 0
@@ -86,7 +86,7 @@ def test_two_genes_are_enough_and_one_is_not():
     with pytest.raises(ValueError, match="`adata` has 1 genes, at least 2 are needed"):
         sti.tl.pretrain(one, **TINY, **QUIET)
     model = sti.tl.pretrain(adata, **TINY, **QUIET)
-    sti.tl.embed(adata, model, n_repeats=1, mode="visible")
+    sti.tl.embed(adata, model, mode="visible")
     assert np.isfinite(adata.obsm["X_stimage"]).all()
 
 

@@ -322,7 +322,7 @@ def loaders(kind: str) -> list[Callable[[Path], Any]]:
 
 def vectors(model: STImage | STAlign, slide) -> np.ndarray:
     if isinstance(model, STImage):
-        return model.get_latent_representation(slide, n_repeats=1, tile_size=8)
+        return model.get_latent_representation(slide, tile_size=8)
     return model.get_latent_representation(slide, modality="gene")
 
 

@@ -9,11 +9,10 @@ from scipy import sparse
 from stimage import pp
 from stimage.data import Corpus, window_positions
 from stimage.models._inference import project
-from stimage.models._readout import WEIGHTS
+from stimage.models._readout import context_vectors
 from stimage.models._tiles import tiles_of
-from stimage.models._views import VIEWS
 
-MODES = ["visible", "context", "surroundings", "combined"]
+MODES = ["visible", "context"]
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def test_shape_and_repeatability(trained, tissue, mode):
     with assert_unchanged(tissue):
         embedding = trained.get_latent_representation(tissue, mode=mode)
     dim = trained.autoencoder.dim
-    assert embedding.shape == (tissue.n_obs, 3 * dim + 30 if mode == "combined" else dim)
+    assert embedding.shape == (tissue.n_obs, dim + 30 if mode == "context" else dim)
     assert embedding.dtype == np.float32
     assert np.isfinite(embedding).all()
     np.testing.assert_array_equal(trained.get_latent_representation(tissue, mode=mode), embedding)
@@ -59,36 +58,32 @@ def test_batch_size_does_not_matter(trained, mode, batch_size):
 
 
 def test_seed_sets_what_is_hidden(trained):
-    context, other = (trained.get_latent_representation(mode="context", n_repeats=1, seed=seed) for seed in (0, 1))
+    context, other = (trained.get_latent_representation(mode="context", seed=seed) for seed in (0, 1))
     assert not np.array_equal(context, other)
     visible, same = (trained.get_latent_representation(mode="visible", seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(visible, same)
 
 
-def test_combined_is_the_views_side_by_side_and_codes(trained):
-    visible, context, surroundings, combined = (trained.get_latent_representation(mode=mode) for mode in MODES)
-    assert trained.get_latent_representation().tobytes() == combined.tobytes()
-    parts = np.split(combined, [trained.autoencoder.dim * n for n in (1, 2, 3)], axis=1)
-    scales = trained.readout.scales
-    for part, view, name in zip(parts, (visible, context, surroundings), VIEWS, strict=False):
-        np.testing.assert_allclose(part, WEIGHTS[name] * view / scales[name], rtol=1e-5, atol=1e-6)
-    views = [context / scales["context"], surroundings / scales["surroundings"]]
-    views.append(np.hstack([visible / scales["visible"], views[0]]))
-    np.testing.assert_allclose(parts[3], WEIGHTS["codes"] * trained.readout.codebook(views), atol=1e-5)
+def test_context_is_the_readout_of_context_vectors_and_the_default(trained, slide):
+    embedding = embed(trained, slide, mode="context")
+    np.testing.assert_array_equal(embed(trained, slide), embedding)
+    vectors = context_vectors(trained.module, slide, np.arange(slide.n_sites), tile_size=16, batch_size=32, seed=0)
+    scaled, codes = np.split(embedding, [trained.autoencoder.dim], axis=1)
+    # They come in the order of the raster, and so do the sites of this slide.
+    np.testing.assert_allclose(scaled, vectors / trained.readout.scale, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(codes, trained.readout.codes(vectors), atol=1e-5)
 
 
 def test_gene_draws(trained):
-    few, again, other = (
-        trained.get_latent_representation(mode="visible", n_genes=10, n_repeats=2, seed=seed) for seed in (0, 0, 1)
-    )
+    few, again, other = (trained.get_latent_representation(mode="visible", n_genes=10, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(few, again)
     assert not np.array_equal(few, other)
-    everything = trained.get_latent_representation(mode="visible", n_genes=len(trained.genes), n_repeats=1)
+    everything = trained.get_latent_representation(mode="visible", n_genes=len(trained.genes))
     np.testing.assert_allclose(everything, trained.get_latent_representation(mode="visible"), atol=1e-4)
 
 
 def window_vectors(model, slide, top, left, size):
-    """What the model says of the sites of one window, all of them visible, from a dense computation."""
+    """Encoder output at the sites of one window, all of them visible, from a dense computation."""
     centred = slide.expression.toarray() - slide.gene_mean
     rows, cols = (index.ravel() for index in np.indices((size, size)))
     rows, cols = rows + top, cols + left
@@ -150,7 +145,7 @@ def test_tokens_are_those_of_the_dense_expression(trained, slide):
         np.testing.assert_allclose(project(module, slide, chosen).detach(), expected.detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["visible", "context", "surroundings"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_far_corner_changes_nothing(trained, slide, mode):
     distance = slide.site_index.sum(axis=1)
     corner = int(distance.argmin())
@@ -163,8 +158,7 @@ def test_a_far_corner_changes_nothing(trained, slide, mode):
     assert not np.allclose(after[~far], before[~far], atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["context", "surroundings"])
-def test_a_hidden_site_is_not_known(trained, tissue, slide, mode):
+def test_a_masked_site_is_not_known(trained, tissue, slide):
     (row, col), site = slide.site_index[slide.n_sites // 2], slide.n_sites // 2
     observation = int(np.flatnonzero(slide.site_of_observation == site)[0])
     assert (tissue.obs["grid_row"].iloc[observation], tissue.obs["grid_col"].iloc[observation]) == (row, col)
@@ -180,7 +174,7 @@ def test_a_hidden_site_is_not_known(trained, tissue, slide, mode):
         number == site for number in range(slide.n_sites)
     ]
 
-    before, after = (embed(trained, part, mode=mode, n_repeats=20) for part in (slide, other))
+    before, after = (embed(trained, part, mode="context") for part in (slide, other))
     np.testing.assert_allclose(after[site], before[site], atol=1e-6)
     near = np.abs(slide.site_index - [row, col]).max(axis=1) == 1
     assert np.abs(after - before)[near].max() > 1e-4
@@ -234,8 +228,7 @@ def test_slides_with_other_genes(trained, tissue):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"mode": "hidden"}, ValueError, "`mode` must be one of 'visible', 'context', 'surroundings', 'combined'"),
-        ({"n_repeats": 0}, ValueError, "`n_repeats` must be at least 1"),
+        ({"mode": "hidden"}, ValueError, "`mode` must be one of 'visible', 'context', found 'hidden'"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"tile_size": 0}, ValueError, "`tile_size` must be at least 2"),
         ({"n_genes": 0}, ValueError, "`n_genes` must be at least 1"),
@@ -264,7 +257,7 @@ def test_reconstruction_does_not_know_what_it_hides(trained, slide):
     assert (filled >= 0).all()
     changed = with_expression(slide, np.flatnonzero(hidden), 7.0)
     np.testing.assert_array_equal(trained.reconstruct(changed, hidden, context=4), filled)
-    beside = int(np.flatnonzero((slide.site_index == [8, 10]).all(axis=1))[0])
+    beside = int(np.flatnonzero(np.abs(slide.site_index - [11, 10]).max(axis=1) == 3)[0])
     assert not np.allclose(trained.reconstruct(with_expression(slide, beside, 7.0), hidden, context=4), filled)
 
 

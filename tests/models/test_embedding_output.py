@@ -43,7 +43,7 @@ def contents(folder):
     return sorted(os.listdir(folder))
 
 
-@pytest.mark.parametrize("mode", ["visible", "surroundings", "combined"])
+@pytest.mark.parametrize("mode", ["visible", "context"])
 def test_array_is_the_embedding(pair, model, tmp_path, mode):
     expected = model.get_latent_representation(pair, mode=mode)
     with assert_unchanged(pair):
@@ -53,7 +53,7 @@ def test_array_is_the_embedding(pair, model, tmp_path, mode):
     np.testing.assert_array_equal(array[:], expected)
     np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "embedding.zarr"), mode="r")[:], expected)
     assert contents(tmp_path) == ["embedding.zarr"]
-    record = model.embedding_record(pair, mode=mode, tile_size=None, n_repeats=3, n_genes=None, seed=0)
+    record = model.embedding_record(pair, mode=mode, tile_size=None, n_genes=None, seed=0)
     assert dict(array.attrs) == record == json.loads(json.dumps(record))
     assert (record["mode"], record["tile_size"], record["model_id"]) == (mode, 12, model.model_id)
     with pytest.raises(FileExistsError, match="something at .*remove it, or choose another path"):
@@ -189,7 +189,7 @@ def test_going_on(pair, model, tmp_path):
     model.embed_corpus(pair, output)
     assert times(output) == after
 
-    for options in ({"mode": "visible"}, {"seed": 1}, {"n_repeats": 2}):
+    for options in ({"mode": "visible"}, {"seed": 1}, {"tile_size": 8}):
         name = next(iter(options))
         with pytest.raises(ValueError, match=f"another '{name}'.*remove them, or choose another path"):
             model.embed_corpus(pair, output, **options)
@@ -225,9 +225,9 @@ from stimage.models import STImage
 model, corpus = STImage.load(sys.argv[1]), Corpus.open(sys.argv[2])
 print("loaded", flush=True)
 if sys.argv[4] == "group":
-    model.embed_corpus(corpus, sys.argv[3], n_repeats=8)
+    model.embed_corpus(corpus, sys.argv[3], tile_size=4)
 else:
-    model.get_latent_representation(corpus, output=sys.argv[3], n_repeats=8)
+    model.get_latent_representation(corpus, output=sys.argv[3], tile_size=4)
 """
 
 
@@ -256,8 +256,8 @@ def test_a_killed_process_leaves_what_is_complete(model, tmp_path, kind):
     if kind == "array":
         embed_and_kill(tmp_path, kind, (tmp_path / ".array.partial" / "rows").exists)
         assert not output.exists()
-        found = model.get_latent_representation(corpus, output=output, n_repeats=1)[:]
-        np.testing.assert_allclose(found, model.get_latent_representation(corpus, n_repeats=1), atol=1e-5)
+        found = model.get_latent_representation(corpus, output=output)[:]
+        np.testing.assert_allclose(found, model.get_latent_representation(corpus), atol=1e-5)
     else:
         embed_and_kill(tmp_path, kind, (output / "slide1").exists)
         group = zarr.open_group(str(output), mode="r")
@@ -265,9 +265,9 @@ def test_a_killed_process_leaves_what_is_complete(model, tmp_path, kind):
         assert ["slide0", "slide1"] == whole[:2]
         assert len(whole) < 5
         before = times(output)
-        group = model.embed_corpus(corpus, output, n_repeats=8)
+        group = model.embed_corpus(corpus, output, tile_size=4)
         assert before.items() <= times(output).items()
         for slide in (slides[1], slides[-1]):
-            expected = model.get_latent_representation(Corpus([slide], model.vocabulary), n_repeats=8)
+            expected = model.get_latent_representation(Corpus([slide], model.vocabulary), tile_size=4)
             np.testing.assert_allclose(group[slide.name][:], expected, atol=1e-5)
     assert contents(tmp_path) == sorted([kind, "corpus", "model"])

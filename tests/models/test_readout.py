@@ -1,4 +1,4 @@
-"""The combined embedding: scales, codes, when they are fitted and on which slides, and where they are stored."""
+"""The context embedding: scale, codes, when they are fitted and on which slides, and where they are stored."""
 
 from dataclasses import replace
 
@@ -8,12 +8,12 @@ from helpers import assert_unchanged
 
 from stimage import datasets, pp
 from stimage.data import Corpus
-from stimage.models import STImage, _readout
-from stimage.models._readout import WEIGHTS, Readout
-from stimage.models._views import VIEWS, views_of
+from stimage.models import STImage
+from stimage.models._codes import NicheCodes
+from stimage.models._readout import Readout, context_vectors
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "windows_per_epoch": 16}
-OPTIONS = {"tile_size": 16, "n_repeats": 3, "batch_size": 32, "seed": 0}
+OPTIONS = {"tile_size": 16, "batch_size": 32, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +33,26 @@ def same_tensors(first, second):
     return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_views_have_unit_spread_times_weights(trained):
+def test_vectors_have_unit_spread_and_codes_beside_them(trained):
     (slide,) = trained.corpus
-    views = views_of(trained.module, slide, VIEWS, np.arange(slide.n_sites), n_genes=None, **OPTIONS)
-    for name, scale in trained.readout.scales.items():
-        assert scale == pytest.approx(spread(views[name]), rel=1e-5)
-    combined = trained.readout(views)
-    dim = trained.autoencoder.dim
-    parts = np.split(combined, [dim, 2 * dim, 3 * dim], axis=1)
-    for part, (name, weight) in zip(parts[:3], WEIGHTS.items(), strict=False):
-        assert spread(part) == pytest.approx(weight, rel=1e-4)
-        np.testing.assert_allclose(part, weight * views[name] / spread(views[name]), rtol=1e-4, atol=1e-6)
-    assert spread(parts[3]) == pytest.approx(WEIGHTS["codes"], rel=1e-2)
-    assert list(WEIGHTS) == [*VIEWS, "codes"]
+    vectors = context_vectors(trained.module, slide, np.arange(slide.n_sites), **OPTIONS)
+    assert trained.readout.scale == pytest.approx(spread(vectors), rel=1e-5)
+    embedding = trained.readout(vectors)
+    scaled, codes = np.split(embedding, [trained.autoencoder.dim], axis=1)
+    assert spread(scaled) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(scaled, vectors / spread(vectors), rtol=1e-4, atol=1e-6)
+    assert codes.shape[1] == 30
+    assert spread(codes) == pytest.approx(1, rel=1e-2)
+    # Another sample of the same sites, in their own order, has the codes of a fit of its own.
+    own = NicheCodes.fit(vectors, seed=0)(vectors)
+    distances = [np.linalg.norm(part[:, None] - part[None], axis=2).ravel() for part in (own, codes)]
+    assert np.corrcoef(distances)[0, 1] > 0.8
+
+
+def test_an_untrained_model_says_nothing_and_is_not_scaled_up(tissue):
+    model = STImage(tissue, window=8, n_pool_genes=60, n_genes=32)
+    assert np.abs(model.get_latent_representation()).max() < 1e-4
+    assert model.readout.scale == 1.0
 
 
 def test_round_trip(trained):
@@ -53,8 +60,8 @@ def test_round_trip(trained):
     again = Readout.from_tensors(readout.tensors())
     assert same_tensors(readout, again)
     rng = np.random.default_rng(0)
-    views = {name: rng.normal(size=(20, trained.autoencoder.dim)).astype(np.float32) for name in VIEWS}
-    np.testing.assert_allclose(again(views), readout(views), rtol=1e-5, atol=1e-6)
+    vectors = rng.normal(size=(20, trained.autoencoder.dim)).astype(np.float32)
+    np.testing.assert_allclose(again(vectors), readout(vectors), rtol=1e-5, atol=1e-6)
 
 
 def test_fitted_at_the_end_of_training(trained, tissue, fit):
@@ -75,42 +82,25 @@ def test_adapting_fits_it_on_the_slides_of_the_user(trained, small):
 def test_an_untrained_model_fits_it_when_asked(tissue, small, tmp_path):
     model = STImage(tissue, window=8, n_pool_genes=60, n_genes=32)
     model.save(tmp_path)
-    model.get_latent_representation(small, mode="context")
+    model.get_latent_representation(small, mode="visible")
     assert model.readout is None
-    combined = model.get_latent_representation(small)
+    embedding = model.get_latent_representation(small)
     # On the slides that it was built with, not on those embedded.
     assert same_tensors(model.readout, Readout.fit(model.module, list(model.corpus), **OPTIONS))
-    np.testing.assert_array_equal(STImage.load(tmp_path, tissue).get_latent_representation(small), combined)
+    np.testing.assert_array_equal(STImage.load(tmp_path, tissue).get_latent_representation(small), embedding)
     loaded = STImage.load(tmp_path)
-    assert loaded.get_latent_representation(small, mode="surroundings").shape == (small.n_obs, 128)
+    assert loaded.get_latent_representation(small, mode="visible").shape == (small.n_obs, 128)
     with assert_unchanged(small), pytest.raises(ValueError, match="loaded without any: pass `data` to `STImage.load`"):
         loaded.get_latent_representation(small)
-
-
-def test_enough_sites(trained, small, monkeypatch):
-    slides = list(Corpus.from_anndata(small, genes=trained.vocabulary).to_target_sum(trained.target_sum))
-    monkeypatch.setattr(_readout, "ENOUGH_SITES", slides[0].n_sites + 10)
-    found = Readout.fit(trained.module, slides, **OPTIONS)
-    pairs = {
-        frozenset((first.name, second.name)): Readout.fit(trained.module, [first, second], **OPTIONS).scales
-        for first in slides
-        for second in slides
-        if first.name < second.name
-    }
-    same = [names for names, scales in pairs.items() if scales == pytest.approx(found.scales, rel=1e-5)]
-    assert len(same) == 1
-    monkeypatch.setattr(_readout, "ENOUGH_SITES", 10**6)
-    assert Readout.fit(trained.module, slides, **OPTIONS).scales != pytest.approx(found.scales, rel=1e-5)
 
 
 def test_sites_without_counts_are_left_out(trained):
     (slide,) = trained.corpus
     empty = np.arange(slide.n_sites) % 5 == 0
     slide = slide.hide(empty)
-    views = views_of(trained.module, slide, VIEWS, np.arange(slide.n_sites), n_genes=None, **OPTIONS)
-    scales = Readout.fit(trained.module, [slide], **OPTIONS).scales
-    for name, scale in scales.items():
-        assert scale == pytest.approx(spread(views[name][~empty]), rel=1e-5)
+    vectors = context_vectors(trained.module, slide, np.flatnonzero(~empty), **OPTIONS)
+    assert len(vectors) == (~empty).sum()
+    assert Readout.fit(trained.module, [slide], **OPTIONS).scale == pytest.approx(spread(vectors), rel=1e-5)
 
 
 @pytest.mark.parametrize("n_sites", [2, 5, 10, 16])
@@ -138,8 +128,7 @@ def fitted_with(model, readout):
 
 def test_model_id_covers_the_readout(trained):
     assert fitted_with(trained, trained.readout).model_id == trained.model_id
-    scales = {**trained.readout.scales, "context": 2 * trained.readout.scales["context"]}
-    changed = fitted_with(trained, Readout(scales, trained.readout.codebook))
+    changed = fitted_with(trained, Readout(2 * trained.readout.scale, trained.readout.codes))
     assert len({trained.model_id, changed.model_id, fitted_with(trained, None).model_id}) == 3
 
 

@@ -19,7 +19,7 @@ def saved(trained, tmp_path):
 def test_round_trip(trained, saved, tissue):
     with assert_unchanged(tissue):
         loaded = STImage.load(saved, tissue)
-    for mode in ("visible", "context", "surroundings", "combined"):
+    for mode in ("visible", "context"):
         expected = trained.get_latent_representation(mode=mode)
         np.testing.assert_array_equal(loaded.get_latent_representation(mode=mode), expected)
         np.testing.assert_array_equal(STImage.load(saved).get_latent_representation(tissue, mode=mode), expected)
@@ -224,12 +224,12 @@ def test_reasons(saved, part, name, value, reason):
         ("module.norm.weight", lambda tensor: tensor * float("nan"), "NaN or infinite values"),
         ("module.other", lambda _: torch.ones(2), "0 tensors are missing .* 1 are unexpected"),
         ("other", lambda _: torch.ones(2), "tensors that no part of the model has"),
-        ("readout.scale.visible", lambda tensor: -tensor, "scale that is not above 0"),
-        ("readout.scale.visible", lambda tensor: torch.cat([tensor, tensor]), r"shape \(2,\) instead of \(1,\)"),
-        ("readout.codebook.0.mean", lambda tensor: tensor[:1], r"shape \(1,\) instead of \(128,\)"),
-        ("readout.codebook.mean", lambda tensor: tensor.half().bfloat16(), "type torch.bfloat16"),
-        ("readout.codebook.1.4.0.means", lambda tensor: tensor[:0], "tensors of the readout are empty"),
-        ("readout.codebook.axes", lambda tensor: tensor.T, "shape"),
+        ("readout.scale", lambda tensor: -tensor, "scale that is not above 0"),
+        ("readout.scale", lambda tensor: torch.cat([tensor, tensor]), r"shape \(2,\) instead of \(1,\)"),
+        ("readout.codes.vectors.mean", lambda tensor: tensor[:1], r"shape \(1,\) instead of \(128,\)"),
+        ("readout.codes.codes.mean", lambda tensor: tensor.half().bfloat16(), "type torch.bfloat16"),
+        ("readout.codes.6.0.means", lambda tensor: tensor[:0], "tensors of the readout are empty"),
+        ("readout.codes.codes.axes", lambda tensor: tensor.T, "shape"),
     ],
 )
 def test_tensors_of_others(saved, name, change, reason):

@@ -107,7 +107,7 @@ def test_embedding(model, tissue):
     assert np.isfinite(embedding).all()
     np.testing.assert_array_equal(model.get_latent_representation(mode="visible"), embedding)
     np.testing.assert_allclose(model.get_latent_representation(batch_size=1), embedding, atol=1e-5)
-    few, again, other = (model.get_latent_representation(n_genes=10, n_repeats=2, seed=seed) for seed in (0, 0, 1))
+    few, again, other = (model.get_latent_representation(n_genes=10, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(few, again)
     assert not np.array_equal(few, other)
 
@@ -192,8 +192,8 @@ def test_adapting(model, tissue):
 def test_windows_are_the_default(tissue, fit, trained):
     assert trained.unit.name == "patch"
     assert same_weights(fit(tissue, unit="patch", training={"max_epochs": 4}), trained)
-    combined = trained.get_latent_representation()
-    np.testing.assert_array_equal(trained.get_latent_representation(mode="combined"), combined)
+    embedding = trained.get_latent_representation()
+    np.testing.assert_array_equal(trained.get_latent_representation(mode="context"), embedding)
 
 
 @pytest.mark.parametrize("unit", ["spot", "neighborhood"])
@@ -264,9 +264,8 @@ def test_bad_units(tissue, options, error, message):
 
 def test_what_units_cannot_do(model, tissue):
     with assert_unchanged(tissue):
-        for mode in ("context", "surroundings", "combined"):
-            with pytest.raises(ValueError, match=f"`mode`='{mode}' hides sites.*pass `mode='visible'`"):
-                tl.embed(tissue, model, mode=mode)
+        with pytest.raises(ValueError, match="`mode`='context' hides sites.*pass `mode='visible'`"):
+            tl.embed(tissue, model, mode="context")
         with pytest.raises(ValueError, match="`tile_size`=8 is for windows"):
             tl.embed(tissue, model, tile_size=8)
         if model.unit.name == "slice":

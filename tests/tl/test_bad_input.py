@@ -27,7 +27,7 @@ def call(model, pretrain):
         if verb == "pretrain":
             return pretrain(adata, **options)
         if verb == "embed":
-            return tl.embed(adata, **{"model": model, "n_repeats": 1, **options})
+            return tl.embed(adata, **{"model": model, **options})
         if verb == "reconstruct_region":
             default = {} if "region" in options or "size" in options else {"size": 2}
             return tl.reconstruct_region(adata, **{"model": model, **default, **options})
@@ -364,8 +364,6 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
         ({"model": 1}, TypeError, ["`model` must be a stimage.models.STImage", "int", "pretrain"]),
         ({"model": "checkpoint"}, TypeError, ["`model` must be a stimage.models.STImage", "found str", "load"]),
         ({"mode": "hidden"}, ValueError, ["`mode` must be one of", "'context'", "found 'hidden'"]),
-        ({"n_repeats": 0}, ValueError, ["`n_repeats` must be at least 1", "found 0"]),
-        ({"n_repeats": 2.0}, TypeError, ["`n_repeats` must be an integer", "float"]),
         ({"tile_size": 0}, ValueError, ["`tile_size` must be at least 2", "found 0"]),
         ({"tile_size": "all"}, TypeError, ["`tile_size` must be an integer", "str"]),
         ({"n_genes": 0}, ValueError, ["`n_genes` must be at least 1"]),
@@ -374,7 +372,7 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
         ({"batch_size": None}, TypeError, ["`batch_size` must be an integer", "NoneType"]),
         ({"adapt_epochs": -1}, ValueError, ["`adapt_epochs` must be at least 0", "found -1"]),
         ({"adapt_epochs": 1.5}, TypeError, ["`adapt_epochs` must be an integer", "float"]),
-        ({"adapt_epochs": 1, "n_repeats": 0}, ValueError, ["`n_repeats` must be at least 1", "found 0"]),
+        ({"adapt_epochs": 1, "n_genes": 0}, ValueError, ["`n_genes` must be at least 1", "found 0"]),
         ({"seed": -1}, ValueError, ["`seed` must be at least 0"]),
         ({"seed": "one"}, TypeError, ["`seed` must be an integer", "str"]),
         ({"key_added": None}, TypeError, ["`key_added` must be a string", "NoneType"]),

@@ -13,7 +13,7 @@ from stained import TINY, aligner_of
 
 from stimage import pp, tl
 
-MODES = ["visible", "context", "surroundings", "combined"]
+MODES = ["visible", "context"]
 
 
 def embedding(adata, model, **options):
@@ -26,7 +26,7 @@ def test_what_is_written(slide, model, mode):
     assert tl.embed(slide, model, mode=mode) is None
     dim = model.autoencoder.dim
     vectors = slide.obsm["X_stimage"]
-    assert vectors.shape == (slide.n_obs, 3 * dim + 30 if mode == "combined" else dim)
+    assert vectors.shape == (slide.n_obs, dim + 30 if mode == "context" else dim)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
     np.testing.assert_array_equal(vectors, model.get_latent_representation(slide, mode=mode))
@@ -294,7 +294,6 @@ def test_the_image_of_an_aligner_is_looked_for_in_a_folder(stained, aligner, tmp
     [
         ("mode", "context"),
         ("tile_size", 8),
-        ("n_repeats", 1),
         ("n_genes", 10),
         ("batch_size", 64),
         ("adapt_epochs", 1),

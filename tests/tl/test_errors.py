@@ -23,7 +23,7 @@ SIZES = {"window": 6, "n_pool_genes": 40, "n_genes": 20, "max_epochs": 1, "windo
 def complete(simulated_stained, model, aligner):
     """A slide after all of the package: image, grid, niches, embedding, domains, a region and a prediction."""
     adata = simulated_stained.copy()
-    tl.embed(adata, model, n_repeats=1)
+    tl.embed(adata, model)
     tl.domains(adata, 3, method="kmeans")
     tl.reconstruct_region(adata, model, size=2)
     tl.predict_expression(adata, aligner)
@@ -49,7 +49,7 @@ def calls(model, aligner, tmp_path_factory):
         "aggregate_sites": pp.aggregate_sites,
         "select_genes": lambda adata: pp.select_genes(adata, n_genes=20),
         "pretrain": lambda adata: tl.pretrain(adata, **SIZES, **QUIET),
-        "embed": lambda adata: tl.embed(adata, model, n_repeats=1, mode="visible"),
+        "embed": lambda adata: tl.embed(adata, model, mode="visible"),
         "embed aligned": lambda adata: tl.embed(adata, aligner),
         "reconstruct_region": lambda adata: tl.reconstruct_region(adata, model, size=2),
         "fill_holes": lambda adata: tl.fill_holes(adata, model),

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stimage import _validate
-from stimage.models._codebook import N_CODES, N_STARTS
-from stimage.models._views import VIEWS
+from stimage.models._codes import N_CLUSTERS, N_STARTS
 
 
 def tensors_under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -84,23 +83,20 @@ def of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 def check_readout(tensors: Mapping[str, Tensor], dim: int) -> None:
     """Raise ``ValueError`` unless tensors are a readout of a model whose vectors have ``dim`` entries."""
-    shapes: dict[str, tuple[int, ...]] = {f"scale.{view}": (1,) for view in VIEWS}
-    total = 0
-    for number, length in enumerate((dim, dim, 2 * dim)):
-        key = f"codebook.{number}"
-        n_components = len(tensors[f"{key}.axes"])
-        shapes |= {f"{key}.mean": (length,), f"{key}.axes": (n_components, length)}
-        for mixture in (f"{key}.{n_codes}.{start}" for n_codes in N_CODES for start in range(N_STARTS)):
-            n_found = len(tensors[f"{mixture}.means"])
-            shapes[f"{mixture}.whitening"] = (n_components, n_components)
-            shapes |= {f"{mixture}.means": (n_found, n_components), f"{mixture}.log_weights": (n_found,)}
-            total += n_found
-    shapes |= {"codebook.mean": (total,), "codebook.axes": (len(tensors["codebook.axes"]), total)}
+    n_components, n_codes, total = len(tensors["codes.vectors.axes"]), len(tensors["codes.codes.axes"]), 0
+    shapes: dict[str, tuple[int, ...]] = {"scale": (1,)}
+    shapes |= {"codes.vectors.mean": (dim,), "codes.vectors.axes": (n_components, dim)}
+    for mixture in (f"codes.{n_clusters}.{start}" for n_clusters in N_CLUSTERS for start in range(N_STARTS)):
+        n_found = len(tensors[f"{mixture}.means"])
+        shapes[f"{mixture}.whitening"] = (n_components, n_components)
+        shapes |= {f"{mixture}.means": (n_found, n_components), f"{mixture}.log_weights": (n_found,)}
+        total += n_found
+    shapes |= {"codes.codes.mean": (total,), "codes.codes.axes": (n_codes, total)}
     empty = [name for name, shape in shapes.items() if 0 in shape]
     if empty:
         raise ValueError(f"{len(empty)} tensors of the readout are empty ({_short(empty)})")
     check_tensors(of_shapes(shapes), tensors)
-    if any(tensors[f"scale.{view}"] <= 0 for view in VIEWS):
+    if tensors["scale"] <= 0:
         raise ValueError("the readout has a scale that is not above 0")
 
 

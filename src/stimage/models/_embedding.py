@@ -22,16 +22,16 @@ from stimage.models._embedding_output import (
 )
 from stimage.models._options import embedding_mode
 from stimage.models._setup import library_size_hash
+from stimage.models._site_vectors import EmbeddingMode, stream_vectors
 from stimage.models._units import embed_spots
-from stimage.models._views import VIEWS, EmbeddingMode, stream_views
 
 if TYPE_CHECKING:
     import zarr
     from anndata import AnnData
 
 ROWS_AT_A_TIME = 4096
-Bands = Callable[[Slide], Iterator[tuple[np.ndarray, np.ndarray]]]
-"""Embeds a slide: some sites and their vectors (sites x dimensions), and so on until all that it shows are told."""
+EmbedSlide = Callable[[Slide], Iterator[tuple[np.ndarray, np.ndarray]]]
+"""Embeds a slide: some sites and their vectors (sites x dimensions), then others, until all that it shows are done."""
 
 
 class EmbedMixin:
@@ -43,7 +43,6 @@ class EmbedMixin:
         *,
         mode: EmbeddingMode | None = None,
         tile_size: int | None = None,
-        n_repeats: int = 3,
         n_genes: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
@@ -56,21 +55,18 @@ class EmbedMixin:
         data
             Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
         mode
-            ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of
-            the slide; ``"surroundings"``: hidden with nine tenths of the slide; ``"combined"``: all three and the site's
-            codes, see the user guide. By default ``"combined"`` with windows; the other units have ``"visible"`` alone, a
-            spot in its context.
+            ``"visible"``: the encoder's output at a visible site; ``"context"``: its output at a site while that is masked
+            together with a random half of the slide, scaled, beside the site's niche codes, see the user guide. By default
+            ``"context"`` with windows; the other units have ``"visible"`` alone.
         tile_size
             Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
             training, so that most sites have their surroundings on all sides.
-        n_repeats
-            How often a view is repeated with other sites hidden, and with ``n_genes`` the draw of genes.
         n_genes
-            Genes drawn in each repeat; by default all genes are used.
+            Genes drawn in each of three repeats, which are averaged; by default all genes are used.
         batch_size
             Windows in a forward pass at most. The result does not depend on it.
         seed
-            Seed of the choice of sites hidden together and of gene draws.
+            Seed of the choice of masked sites and of gene draws.
         output
             Path of a zarr array to write the embedding to instead, a few rows of windows at a time: for slides whose
             embedding does not fit into memory. It appears there when it is complete.
@@ -78,8 +74,8 @@ class EmbedMixin:
         Returns
         -------
         numpy.ndarray or zarr.Array
-            Embedding (observations x 128 by default, three times that and 30 codes with ``"combined"``), float32, in the
-            order of the AnnData. With ``output`` the array on disk, open for reading; its attributes say where it comes from,
+            Embedding (observations x 128 with the default sizes, and up to 30 codes with ``"context"``), float32, in the order
+            of the AnnData. With ``output`` the array on disk, open for reading; its attributes say where it comes from,
             as ``uns["stimage"]`` does.
 
         Raises
@@ -89,21 +85,21 @@ class EmbedMixin:
         RuntimeError
             If another process writes to ``output``.
         """
-        options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes, "seed": seed}
+        options = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes, "seed": seed}
         self.check_embedding_options(**options, batch_size=batch_size)
         if output is not None:
             check_absent(output)
         corpus = self._corpus_for(data)
-        bands = self._bands(options, batch_size)
+        embed = self._embed_slide(options, batch_size)
         shape = (sum(len(slide.observation_index) for slide in corpus), self._embedding_length(mode))
         if output is None:
             rows = np.empty(shape, dtype=np.float32)
-            _fill(rows, corpus, bands)
+            _fill(rows, corpus, embed)
             return rows
         adata = None if data is None or isinstance(data, Sequence) else data
         notes = self.embedding_record(adata, **options)
         with scratch_folder(Path(output)) as scratch, ZarrRows(Path(output), scratch, shape, notes) as rows:
-            _fill(rows, corpus, bands)
+            _fill(rows, corpus, embed)
         return open_array(Path(output))
 
     def embed_corpus(
@@ -113,7 +109,6 @@ class EmbedMixin:
         *,
         mode: EmbeddingMode | None = None,
         tile_size: int | None = None,
-        n_repeats: int = 3,
         n_genes: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
@@ -129,7 +124,7 @@ class EmbedMixin:
             Slides to embed, in memory or on disk; those of the model when ``None``.
         output
             Path of the group; made when absent.
-        mode, tile_size, n_repeats, n_genes, batch_size, seed
+        mode, tile_size, n_genes, batch_size, seed
             As in :meth:`get_latent_representation`.
 
         Returns
@@ -160,11 +155,11 @@ class EmbedMixin:
         ...     print(group["slide"].shape == (adata.n_obs, 128))
         True
         """
-        options = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes, "seed": seed}
+        options = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes, "seed": seed}
         self.check_embedding_options(**options, batch_size=batch_size)
         _validate.check_path("output", output)
         output, corpus = Path(output), self._corpus_for(data)
-        bands, length = self._bands(options, batch_size), self._embedding_length(mode)
+        embed, length = self._embed_slide(options, batch_size), self._embedding_length(mode)
         notes = self.embedding_record(**options)
         with scratch_folder(output) as scratch:
             if output.exists():
@@ -176,7 +171,7 @@ class EmbedMixin:
                 attributes = {"slide": slide.name, "counts_sha256": library_size_hash(slide)}
                 shape = (len(slide.observation_index), length)
                 with ZarrRows(output / group_key(slide.name), scratch, shape, attributes) as rows:
-                    _fill(rows, Corpus([slide], corpus.vocabulary), bands)
+                    _fill(rows, Corpus([slide], corpus.vocabulary), embed)
         return open_group(output)
 
     def embedding_record(
@@ -185,7 +180,6 @@ class EmbedMixin:
         *,
         mode: EmbeddingMode | None,
         tile_size: int | None,
-        n_repeats: int,
         n_genes: int | None,
         seed: int,
     ) -> dict[str, Any]:
@@ -195,7 +189,7 @@ class EmbedMixin:
         ----------
         adata
             What was embedded, if that is one AnnData.
-        mode, tile_size, n_repeats, n_genes, seed
+        mode, tile_size, n_genes, seed
             As in :meth:`get_latent_representation`.
 
         Returns
@@ -209,27 +203,23 @@ class EmbedMixin:
             **self.provenance(adata),
             "mode": embedding_mode(mode, self.unit),
             "tile_size": tile_size,
-            "n_repeats": n_repeats,
             "n_genes_drawn": n_genes or 0,
             "seed": seed,
             "manifest": json.dumps(self.manifest_record(), sort_keys=True),
         }
 
-    def check_embedding_options(
-        self, *, mode: Any, tile_size: Any, n_repeats: Any, n_genes: Any, batch_size: Any, seed: Any
-    ) -> None:
+    def check_embedding_options(self, *, mode: Any, tile_size: Any, n_genes: Any, batch_size: Any, seed: Any) -> None:
         """Raise ``ValueError`` or ``TypeError`` for options of :meth:`get_latent_representation` that it would refuse.
 
         Parameters
         ----------
-        mode, tile_size, n_repeats, n_genes, batch_size, seed
+        mode, tile_size, n_genes, batch_size, seed
             As in :meth:`get_latent_representation`.
         """
         mode = embedding_mode(mode, self.unit, tile_size=tile_size)
         if mode != "visible":
             self._check_hides_sites(f"`mode={mode!r}`", "pass `mode='visible'`")
         _validate.check_seed(seed)
-        _validate.check_positive("n_repeats", n_repeats)
         _validate.check_positive("batch_size", batch_size)
         if tile_size is not None:
             _validate.check_positive("tile_size", tile_size, smallest=2)
@@ -238,26 +228,25 @@ class EmbedMixin:
 
     def _embedding_length(self, mode: EmbeddingMode | None) -> int:
         """Length of a site's vector. Fits the readout if it is needed and there is none yet."""
-        if embedding_mode(mode, self.unit) != "combined":
+        if embedding_mode(mode, self.unit) == "visible":
             return self.autoencoder.dim
         if self.readout is None:
             self.fit_readout()
-        return len(VIEWS) * self.autoencoder.dim + self.readout.n_codes
+        return self.autoencoder.dim + self.readout.codes.n_codes
 
-    def _bands(self, options: dict[str, Any], batch_size: int) -> Bands:
+    def _embed_slide(self, options: dict[str, Any], batch_size: int) -> EmbedSlide:
         """How to embed a slide: some sites and their vectors at a time."""
         mode, tile_size = embedding_mode(options["mode"], self.unit), options["tile_size"] or 2 * self.spec.window
-        repeats = {name: options[name] for name in ("n_repeats", "n_genes", "seed")}
-        names = VIEWS if mode == "combined" else [mode]
+        draws = {name: options[name] for name in ("n_genes", "seed")}
 
         def spots(slide: Slide) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             chunk = batch_size * self.spec.window**2
-            yield np.arange(slide.n_sites), embed_spots(self.module, slide, self.unit, chunk=chunk, **repeats)
+            yield np.arange(slide.n_sites), embed_spots(self.module, slide, self.unit, chunk=chunk, **draws)
 
         def windows(slide: Slide) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            bands = stream_views(self.module, slide, names, tile_size=tile_size, batch_size=batch_size, **repeats)
-            for sites, views in bands:
-                yield sites, self.readout(views) if mode == "combined" else views[mode]
+            parts = stream_vectors(self.module, slide, mode, tile_size=tile_size, batch_size=batch_size, **draws)
+            for sites, vectors in parts:
+                yield sites, self.readout(vectors) if mode == "context" else vectors
 
         return windows if self.unit.name == "patch" else spots
 
@@ -269,7 +258,7 @@ def check_absent(output: str | Path) -> None:
         raise FileExistsError(f"There is something at {str(output)!r} (`output`): remove it, or choose another path.")
 
 
-def _fill(rows: np.ndarray | ZarrRows, corpus: Corpus, bands: Bands) -> None:
+def _fill(rows: np.ndarray | ZarrRows, corpus: Corpus, embed: EmbedSlide) -> None:
     """Write the vectors of all observations of a corpus, in the order of their AnnData."""
     order = corpus.observation_order
     places = np.empty_like(order)
@@ -281,13 +270,13 @@ def _fill(rows: np.ndarray | ZarrRows, corpus: Corpus, bands: Bands) -> None:
             (np.ones(n_observations, dtype=bool), (slide.site_of_observation, np.arange(n_observations))),
             shape=(slide.n_sites, n_observations),
         )
-        told = np.zeros(slide.n_sites, dtype=bool)
-        for sites, vectors in bands(slide):
+        done = np.zeros(slide.n_sites, dtype=bool)
+        for sites, vectors in embed(slide):
             held = members[sites]
             rows[of_slide[held.indices]] = np.repeat(vectors, np.diff(held.indptr), axis=0)
-            told[sites] = True
+            done[sites] = True
         # Nothing is known of sites that the raster does not show.
-        rest = of_slide[~told[slide.site_of_observation]]
+        rest = of_slide[~done[slide.site_of_observation]]
         for start in range(0, len(rest), ROWS_AT_A_TIME):
             some = rest[start : start + ROWS_AT_A_TIME]
             rows[some] = np.full((len(some), rows.shape[1]), np.nan, dtype=np.float32)

@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 
 from stimage.data import Slide, crop, select_window_genes
-from stimage.models._tiles import Looks, Tile, add_vectors, tiles_of
+from stimage.models._tiles import Tile, TileInputs, add_vectors, tiles_of
 from stimage.modules import MaskedAutoencoder
 
 ROWS_AT_A_TIME = 8192
@@ -114,10 +114,10 @@ def reconstruct_slide(
     place = np.full(slide.n_sites + 1, -1)  # the last one is that of no site
     place[near] = np.arange(len(near))
     tokens = project(module, slide, expression=slide.expression[near])
-    looks_at, visible, told = Looks(slide, *tiles[0].sites.shape), slide.active[near], hidden[near]
-    looks = [looks_at(Tile(tile.top, tile.left, place[tile.sites]), visible, told) for tile in tiles]
+    make_input, visible, wanted = TileInputs(slide, *tiles[0].sites.shape), slide.active[near], hidden[near]
+    inputs = [make_input(Tile(tile.top, tile.left, place[tile.sites]), visible, wanted) for tile in tiles]
     total, weights = torch.zeros_like(tokens), tokens.new_zeros(len(tokens))
-    add_vectors(module, tokens, looks, total, weights, batch_size=batch_size)
+    add_vectors(module, tokens, inputs, total, weights, batch_size=batch_size)
     nowhere = total.new_full((1, total.shape[1]), torch.nan)  # what the raster does not show
     vectors = torch.cat([total / weights.unsqueeze(-1), nowhere])[place[np.flatnonzero(hidden)]]
     return module.genes.decode_all(vectors).cpu().numpy()

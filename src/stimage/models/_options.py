@@ -12,7 +12,7 @@ from stimage.data._gene_selection import GENE_SELECTIONS
 from stimage.data._masking import MASKINGS
 from stimage.data._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
 from stimage.models._presets import PRESETS
-from stimage.models._views import EMBEDDING_MODES, EmbeddingMode
+from stimage.models._site_vectors import EMBEDDING_MODES, EmbeddingMode
 
 Sampling = Literal["cpu", "device"]
 """Where windows are cut for training."""
@@ -95,7 +95,7 @@ def embedding_mode(mode: Any, unit: SampleUnit, *, tile_size: Any = None) -> Emb
     if mode is not None:
         _validate.check_choice("mode", mode, EMBEDDING_MODES)
     if unit.name == "patch":
-        return "combined" if mode is None else mode
+        return "context" if mode is None else mode
     if mode not in (None, "visible"):
         raise ValueError(
             f"`mode`={mode!r} hides sites, which a model of `unit`={unit.name!r} never saw: leave `mode` out, or pass "

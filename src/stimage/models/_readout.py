@@ -6,47 +6,37 @@ from typing import Self
 import numpy as np
 
 from stimage.data import Slide
-from stimage.models._codebook import Codebook
-from stimage.models._views import VIEWS, View, views_of
+from stimage.models._codes import NicheCodes
+from stimage.models._site_vectors import stream_vectors
+from stimage.models._tiles import tiles_of
 from stimage.modules import MaskedAutoencoder
 
-WEIGHTS: dict[str, float] = {"visible": 0.5, "context": 1.0, "surroundings": 1.0, "codes": 1.2}
-"""Spread of each part of the combined embedding. The site itself is the noisiest of its views."""
-ENOUGH_SITES = 10_000
-"""Sites on which a readout is fitted, in whole slides."""
-MOST_SITES = 50_000
-"""Sites of a slide that it is fitted on at most, chosen at random."""
+MOST_SITES = 10_000
+"""Sites of the training slides that a readout is fitted on at most."""
+LEAST_SPREAD = 1e-5
+"""Spread of vectors, relative to their length, below which they differ by rounding errors alone."""
 
 
 @dataclass
 class Readout:
-    """Combines the views of a site to one embedding: side by side with its codes, each scaled to its weight.
+    """Makes an embedding of context vectors: scaled to unit total spread, and beside them their niche codes.
 
-    Scales and codes are those of the training slides, so that embeddings of different slides can be compared.
+    Scale and codes are those of the training slides, so that embeddings of different slides can be compared.
 
     Parameters
     ----------
-    scales
-        Spread of each view on the training slides.
-    codebook
-        Codes of the training slides.
+    scale
+        Total spread of the context vectors on the training slides: root of the variance summed over dimensions.
+    codes
+        Codes of the context vectors of the training slides.
     """
 
-    scales: dict[View, float]
-    codebook: Codebook
+    scale: float
+    codes: NicheCodes
 
     @classmethod
-    def fit(
-        cls,
-        module: MaskedAutoencoder,
-        slides: list[Slide],
-        *,
-        tile_size: int,
-        n_repeats: int,
-        batch_size: int,
-        seed: int,
-    ) -> Self:
-        """Fit a readout on slides, whole ones in random order until there are enough sites.
+    def fit(cls, module: MaskedAutoencoder, slides: list[Slide], *, tile_size: int, batch_size: int, seed: int) -> Self:
+        """Fit a readout on some sites of the training slides.
 
         Parameters
         ----------
@@ -54,8 +44,8 @@ class Readout:
             The model, in evaluation mode.
         slides
             Training slides.
-        tile_size, n_repeats, batch_size
-            As in :func:`stream_views`.
+        tile_size, batch_size
+            As in :func:`stream_vectors`.
         seed
             Seed of everything random.
 
@@ -64,61 +54,96 @@ class Readout:
         Readout
             The readout.
         """
-        rng = np.random.default_rng(seed)
-        views: dict[View, list[np.ndarray]] = {name: [] for name in VIEWS}
-        n_sites = 0
-        options = {"tile_size": tile_size, "n_repeats": n_repeats, "n_genes": None, "batch_size": batch_size}
-        for number in rng.permutation(len(slides)):
-            slide = slides[number]
-            chosen = np.flatnonzero(slide.active)
-            if len(chosen) > MOST_SITES:
-                chosen = np.sort(rng.choice(chosen, MOST_SITES, replace=False))
-            for name, vectors in views_of(module, slide, VIEWS, chosen, seed=seed, **options).items():
-                views[name].append(vectors)
-            n_sites += len(chosen)
-            if n_sites >= ENOUGH_SITES:
-                break
-        stacked = {name: np.concatenate(parts) for name, parts in views.items()}
-        scales = {name: float(np.sqrt(vectors.var(axis=0).sum())) or 1.0 for name, vectors in stacked.items()}
-        readout = cls(scales, Codebook({}))
-        readout.codebook = Codebook.fit(readout._described(stacked), seed=seed)
-        return readout
+        chosen = sample_sites(slides, tile_size // 2, seed=seed)
+        options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed}
+        vectors = np.concatenate(
+            [context_vectors(module, slides[number], sites, **options) for number, sites in chosen.items()]
+        )
+        scale = float(np.sqrt(vectors.var(axis=0).sum()))
+        if scale <= LEAST_SPREAD * np.sqrt(np.square(vectors).sum(axis=1).mean()):
+            # An untrained model may give all sites the same vector: rounding errors must not be scaled up.
+            scale, vectors = 1.0, np.repeat(vectors[:1], len(vectors), axis=0)
+        return cls(scale, NicheCodes.fit(vectors, seed=seed))
 
-    def _described(self, views: dict[View, np.ndarray]) -> list[np.ndarray]:
-        """What the codes are fitted to: context near and far, and the site beside its context."""
-        visible, context, surroundings = (views[name] / self.scales[name] for name in VIEWS)
-        return [context, surroundings, np.hstack([visible, context])]
-
-    def __call__(self, views: dict[View, np.ndarray]) -> np.ndarray:
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Embedding of sites.
 
         Parameters
         ----------
-        views
-            Every view of the sites (each sites x dim).
+        vectors
+            Context vectors of the sites (sites x dim).
 
         Returns
         -------
         numpy.ndarray
-            Embedding (sites x (3 dim + codes)), float32.
+            Embedding (sites x (dim + codes)), float32.
         """
-        parts = {name: views[name] / self.scales[name] for name in VIEWS}
-        parts["codes"] = self.codebook(self._described(views))
-        return np.hstack([WEIGHTS[name] * part for name, part in parts.items()]).astype(np.float32)
-
-    @property
-    def n_codes(self) -> int:
-        """Length of the codes of a site."""
-        return len(self.codebook.tensors["axes"])
+        return np.hstack([vectors / self.scale, self.codes(vectors)]).astype(np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays by name, for a checkpoint."""
-        scales = {f"scale.{name}": np.float32([scale]) for name, scale in self.scales.items()}
-        return scales | {f"codebook.{name}": array for name, array in self.codebook.tensors.items()}
+        codes = {f"codes.{name}": array for name, array in self.codes.tensors.items()}
+        return {"scale": np.float32([self.scale]), **codes}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Self:
         """What :meth:`tensors` gave."""
-        scales = {name: float(tensors[f"scale.{name}"][0]) for name in VIEWS}
-        prefix = "codebook."
-        return cls(scales, Codebook({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}))
+        prefix = "codes."
+        codes = {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
+        return cls(float(tensors["scale"][0]), NicheCodes(codes))
+
+
+def sample_sites(slides: list[Slide], square: int, *, seed: int) -> dict[int, np.ndarray]:
+    """Sites with counts in random squares of the slides, until there are enough of them.
+
+    Squares half as wide as a tile lie in few tiles: of a large slide, only these few are run.
+
+    Parameters
+    ----------
+    slides
+        The slides.
+    square
+        Rows and columns of a square.
+    seed
+        Seed of the choice of squares.
+
+    Returns
+    -------
+    dict
+        Sites by the number of their slide.
+    """
+    squares = []
+    for number, slide in enumerate(slides):
+        sites = np.flatnonzero(slide.active)
+        row, col = slide.site_index[sites].T // square
+        place = row * slide.shape[1] + col
+        order = np.argsort(place, kind="stable")
+        parts = np.split(sites[order], np.flatnonzero(np.diff(place[order])) + 1)
+        squares += [(number, part) for part in parts]
+    chosen: dict[int, list[np.ndarray]] = {}
+    n_missing = MOST_SITES
+    for index in np.random.default_rng(seed).permutation(len(squares)):
+        number, sites = squares[index]
+        chosen.setdefault(number, []).append(sites[:n_missing])
+        n_missing -= len(chosen[number][-1])
+        if not n_missing:
+            break
+    return {number: np.concatenate(parts) for number, parts in sorted(chosen.items())}
+
+
+def context_vectors(
+    module: MaskedAutoencoder, slide: Slide, sites: np.ndarray, *, tile_size: int, batch_size: int, seed: int
+) -> np.ndarray:
+    """Context vectors of some sites of a slide (sites x dim), from the tiles that show them alone."""
+    wanted = np.zeros(slide.n_sites, dtype=bool)
+    wanted[sites] = True
+    shown = np.zeros(slide.shape, dtype=bool)
+    for tile in tiles_of(slide, tile_size):
+        if wanted[tile.sites[tile.sites >= 0]].any():
+            shown[max(tile.top, 0) : tile.top + tile_size, max(tile.left, 0) : tile.left + tile_size] = True
+    # Nothing else of the slide is read but its mean, which stays.
+    slide = slide.restrict(shown, centre=slide.gene_mean)
+    options = {"tile_size": tile_size, "n_genes": None, "batch_size": batch_size, "seed": seed}
+    return np.concatenate(
+        [vectors for _, vectors in stream_vectors(module, slide, "context", wanted=wanted, **options)]
+    )

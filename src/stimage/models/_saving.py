@@ -42,7 +42,7 @@ class SaveMixin(ShareMixin):
 
     @property
     def model_id(self) -> str:
-        """Hash of the weights and of the readout of the combined embedding, 16 hexadecimal digits."""
+        """Hash of the weights and of the readout of the context embedding, 16 hexadecimal digits."""
         return tensors_id(self._tensors())
 
     def _tensors(self) -> dict[str, torch.Tensor]:

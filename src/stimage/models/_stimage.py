@@ -31,7 +31,7 @@ class STImage(TrainMixin, AdaptMixin, EmbedMixin, ReconstructMixin, SaveMixin):
     """Masked autoencoder over windows of spatial transcriptomics slides.
 
     A slide is an image whose channels are genes. Random windows with a subset of genes are hidden in part and filled in
-    again; what the model then says of a site is its embedding, and what it says of hidden sites their reconstruction.
+    again. The output of the trained encoder at a site is its embedding, and decoded at a hidden site its reconstruction.
 
     Parameters
     ----------

@@ -48,20 +48,20 @@ def tile_row(raster: np.ndarray, top: int, size: int, *, first: int = 0) -> list
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a model sees of a window in one pass, and what it is asked.
+class TileInput:
+    """The tissue of a tile in one pass: what is visible there, and which vectors are wanted.
 
     Parameters
     ----------
     sites
-        Rows of the tokens of the window's tissue (sites).
+        Rows of the tokens of the tile's tissue (sites).
     positions
         Physical positions of these sites (sites x 2).
     weights
-        How much each counts in a mean over windows: more, the farther it is from the window's border (sites).
+        How much each counts in a mean over tiles: more, the farther it is from the tile's border (sites).
     visible
         Which are visible (sites).
-    told
+    wanted
         Of which the vectors are wanted (sites).
     """
 
@@ -69,44 +69,44 @@ class Look:
     positions: np.ndarray
     weights: np.ndarray
     visible: np.ndarray
-    told: np.ndarray
+    wanted: np.ndarray
 
 
-class Looks:
-    """Makes :class:`Look` of the windows of a slide.
+class TileInputs:
+    """Makes :class:`TileInput` of the tiles of a slide.
 
     Parameters
     ----------
     slide
-        The slide: its lattice says where the sites of a window are.
+        The slide: its lattice says where the sites of a tile are.
     height, width
-        Size of the windows.
+        Size of the tiles.
     """
 
     def __init__(self, slide: Slide, height: int, width: int) -> None:
         from_border = [np.minimum(np.arange(n), np.arange(n)[::-1]) + 1.0 for n in (height, width)]
         self.weights = np.outer(*from_border).ravel().astype(np.float32)
-        # Distances within a window depend on whether its first row is shifted, and on nothing else of where it lies.
+        # Distances within a tile depend on whether its first row is shifted, and on nothing else of where it lies.
         self.positions = [window_positions(slide, top, 0, height, width) for top in (0, 1)]
 
-    def __call__(self, tile: Tile, visible: np.ndarray, told: np.ndarray) -> Look:
-        """A window with some sites visible and some asked for, both over the numbers that the tile has sites by."""
+    def __call__(self, tile: Tile, visible: np.ndarray, wanted: np.ndarray) -> TileInput:
+        """A tile with some sites visible and some wanted, both over the numbers that the tile has sites by."""
         cells = np.flatnonzero(tile.sites >= 0)
         sites = tile.sites.ravel()[cells]
         positions = self.positions[tile.top % 2][cells]
-        return Look(sites, positions, self.weights[cells], visible[sites], told[sites])
+        return TileInput(sites, positions, self.weights[cells], visible[sites], wanted[sites])
 
 
 def add_vectors(
     module: MaskedAutoencoder,
     tokens: torch.Tensor,
-    looks: Sequence[Look],
+    inputs: Sequence[TileInput],
     total: torch.Tensor,
     weights: torch.Tensor,
     *,
     batch_size: int,
 ) -> None:
-    """Add the vectors of the sites that windows are asked for to weighted sums over windows.
+    """Add the vectors of the sites that are wanted of tiles to weighted sums over tiles.
 
     Parameters
     ----------
@@ -114,49 +114,49 @@ def add_vectors(
         The model.
     tokens
         Tokens of sites (sites x dim).
-    looks
-        The windows.
+    inputs
+        The tiles.
     total, weights
         Sums of weighted vectors (sites x dim) and of weights (sites), changed in place.
     batch_size
-        Windows in a forward pass at most.
+        Tiles in a forward pass at most.
     """
     if tokens.device.type == "cpu":
         batch_size = min(batch_size, CPU_BATCH)
-    looks = [look for look in looks if look.told.any()]
-    for seen in (True, False):  # a window of which nothing is seen is another case to the model
-        some = [look for look in looks if look.visible.any() == seen]
+    inputs = [tile for tile in inputs if tile.wanted.any()]
+    for seen in (True, False):  # a tile without a visible site is another case to the model
+        some = [tile for tile in inputs if tile.visible.any() == seen]
         for start in range(0, len(some), batch_size):
             batch = some[start : start + batch_size]
-            sites, share, vectors = _told_vectors(module, tokens, batch, seen=seen)
+            sites, share, vectors = _wanted_vectors(module, tokens, batch, seen=seen)
             total.index_add_(0, sites, vectors * share.unsqueeze(-1))
             weights.index_add_(0, sites, share)
 
 
-def _told_vectors(
-    module: MaskedAutoencoder, tokens: torch.Tensor, looks: list[Look], *, seen: bool
+def _wanted_vectors(
+    module: MaskedAutoencoder, tokens: torch.Tensor, inputs: list[TileInput], *, seen: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sites that windows are asked for, window after window, with their weights and vectors.
+    """Wanted sites of tiles, tile after tile, with their weights and vectors.
 
-    Sites enter in the order visible, hidden, hidden and asked for: the model gathers from the former and answers for the
-    latter alone. Empty places are left out, and so are hidden sites that nobody asks for where nobody looks at them.
+    Sites enter in the order visible, masked, masked and wanted: attention reads the first and is computed for the last
+    alone. Empty places are left out, and so are masked sites that are not wanted where no attention reads them.
     """
     idle = bool(module.config.decoder_layers) or not seen
-    groups = [[look.visible, ~look.visible & ~look.told & idle, ~look.visible & look.told] for look in looks]
+    groups = [[tile.visible, ~tile.visible & ~tile.wanted & idle, ~tile.visible & tile.wanted] for tile in inputs]
     parts = [[np.flatnonzero(member) for member in group] for group in groups]
     widths = [-(-max(map(len, column)) // WIDTH_STEP) * WIDTH_STEP for column in zip(*parts, strict=True)]
-    picked = np.full((len(looks), sum(widths)), -1)
+    picked = np.full((len(inputs), sum(widths)), -1)
     for row, part in zip(picked, parts, strict=True):
         for start, members in zip(np.cumsum([0, *widths]), part, strict=False):
             row[start : start + len(members)] = members
-    n_visible, n_told = widths[0], widths[2]
-    if any((look.visible & look.told).any() for look in looks):
-        n_told = picked.shape[1]
+    n_visible, n_output = widths[0], widths[2]
+    if any((tile.visible & tile.wanted).any() for tile in inputs):
+        n_output = picked.shape[1]
 
     tissue = picked >= 0
-    sites, positions, weights, visible, told = (
-        np.stack([getattr(look, name)[row] for look, row in zip(looks, picked, strict=True)])
-        for name in ("sites", "positions", "weights", "visible", "told")
+    sites, positions, weights, visible, wanted = (
+        np.stack([getattr(tile, name)[row] for tile, row in zip(inputs, picked, strict=True)])
+        for name in ("sites", "positions", "weights", "visible", "wanted")
     )
     device = tokens.device
     sites = torch.as_tensor(sites, dtype=torch.long, device=device)
@@ -166,9 +166,9 @@ def _told_vectors(
         torch.as_tensor(tissue, device=device),
         torch.as_tensor(tissue & ~visible, device=device),
         n_visible=n_visible if seen else None,
-        n_told=n_told,
+        n_output=n_output,
     )
-    first = picked.shape[1] - n_told
-    told = torch.as_tensor((tissue & told)[:, first:], device=device)
+    first = picked.shape[1] - n_output
+    wanted = torch.as_tensor((tissue & wanted)[:, first:], device=device)
     share = torch.as_tensor(weights[:, first:], device=device)
-    return sites[:, first:][told], share[told], vectors[told]
+    return sites[:, first:][wanted], share[wanted], vectors[wanted]

@@ -193,7 +193,7 @@ class TrainMixin:
         }
 
     def fit_readout(self) -> None:
-        """Fit scales and codes of the combined embedding on the training slides; :meth:`train` does so at its end.
+        """Fit scale and codes of the context embedding on the training slides; :meth:`train` does so at its end.
 
         Raises
         ------
@@ -202,17 +202,11 @@ class TrainMixin:
         """
         if self.corpus is None:
             raise ValueError(
-                "The combined embedding of an untrained model is fitted on the slides that it was built with, and this one "
-                "was loaded without any: pass `data` to `STImage.load`, or another `mode`."
+                "Scale and codes of the context embedding are fitted on the slides that a model was built with, and this one "
+                "was loaded without any: pass `data` to `STImage.load`, or `mode='visible'`."
             )
         self.readout = self._fitted_readout()
 
     def _fitted_readout(self) -> Readout:
-        return Readout.fit(
-            self.module,
-            list(self.corpus),
-            tile_size=2 * self.spec.window,
-            n_repeats=3,
-            batch_size=32,
-            seed=self.seed,
-        )
+        options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed}
+        return Readout.fit(self.module, list(self.corpus), **options)

@@ -9,6 +9,7 @@ import torch
 
 from stimage.data import NearestSites, SampleUnit, Slide, macro_domains
 from stimage.models._inference import draw_genes, gene_variance, project
+from stimage.models._site_vectors import N_REPEATS
 from stimage.modules import (
     AutoencoderConfig,
     MaskedAutoencoder,
@@ -37,7 +38,6 @@ def embed_spots(
     slide: Slide,
     unit: SampleUnit,
     *,
-    n_repeats: int,
     n_genes: int | None,
     chunk: int,
     seed: int,
@@ -52,10 +52,8 @@ def embed_spots(
         The slide. A site without data enters as one at the mean of every gene, and is in nobody's context.
     unit
         Sample unit of the model.
-    n_repeats
-        Draws of genes that are averaged.
     n_genes
-        Genes drawn in each repeat in proportion to their variance on the slide; all genes when ``None``.
+        Genes drawn in each of some repeats, which are averaged, in proportion to their variance on the slide; all genes when ``None``.
     chunk
         Sites in a forward pass.
     seed
@@ -67,7 +65,7 @@ def embed_spots(
         Embeddings (sites x dim), float32.
     """
     rng = np.random.default_rng(seed)
-    n_draws = 1 if n_genes is None else n_repeats
+    n_draws = 1 if n_genes is None else N_REPEATS
     variance = None if n_genes is None else gene_variance(slide)
     if unit.name == "neighborhood":
         context = NearestSites(slide)(np.arange(slide.n_sites), unit.n_neighbors)
@@ -133,7 +131,7 @@ def reconstruct_from_nearest(
         Expression on the slide's scale minus its means over the visible sites (hidden sites x genes), float32.
     """
     slide = slide.hide(hidden)
-    vectors = embed_spots(module, slide, unit, n_repeats=1, n_genes=None, chunk=chunk, seed=0)
+    vectors = embed_spots(module, slide, unit, n_genes=None, chunk=chunk, seed=0)
     near = NearestSites(slide)(np.flatnonzero(hidden), REGION_NEIGHBORS)
     known = (near >= 0).astype(np.float32)
     mean = (vectors[near] * known[..., None]).sum(axis=1) / known.sum(axis=1, keepdims=True)

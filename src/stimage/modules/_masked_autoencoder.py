@@ -97,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
         hidden: Tensor,
         *,
         n_visible: int | None = None,
-        n_told: int | None = None,
+        n_output: int | None = None,
     ) -> Tensor:
         """Site vectors, from which :class:`GeneTokens` predicts expression.
 
@@ -114,13 +114,13 @@ class MaskedAutoencoder(nn.Module):
         n_visible
             Leading sites among which all visible ones are, at least one in each window; the others cost less. By
             default they may be anywhere.
-        n_told
+        n_output
             Trailing sites whose vectors are wanted; all by default.
 
         Returns
         -------
         Tensor
-            Site vectors (batch x told sites x dim). At a visible site the vector contains the site itself, at a hidden
+            Site vectors (batch x output sites x dim). At a visible site the vector contains the site itself, at a hidden
             one only what its surroundings say of it.
         """
         masked = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
@@ -129,11 +129,11 @@ class MaskedAutoencoder(nn.Module):
         visible = tissue & ~hidden
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
-            return self.norm(self.encoder(masked, positions, visible, n_visible=n_visible, n_told=n_told))
+            return self.norm(self.encoder(masked, positions, visible, n_visible=n_visible, n_output=n_output))
         encoded = self.encoder(tokens[:, :n_visible], positions[:, :n_visible], visible[:, :n_visible])
         encoded = functional.pad(encoded, (0, 0, 0, tokens.shape[1] - encoded.shape[1]))
         encoded = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), encoded)
-        return self.norm(self.decoder(encoded, positions, tissue, n_told=n_told))
+        return self.norm(self.decoder(encoded, positions, tissue, n_output=n_output))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error over the hidden values of a batch of windows (the paper, Eq. 8).
@@ -186,20 +186,20 @@ class MaskedAutoencoder(nn.Module):
         if limits is None:
             counts = torch.stack([visible.sum(dim=1), hidden.sum(dim=1)])
             limits = counts.amax(dim=1).tolist()
-        shown, told = (_first_sites(part, n) for part, n in zip((visible, hidden), limits, strict=True))
-        slots = torch.cat([shown, told], dim=1)
+        shown, hidden_sites = (_first_sites(part, n) for part, n in zip((visible, hidden), limits, strict=True))
+        slots = torch.cat([shown, hidden_sites], dim=1)
         tokens = self.genes(_take_sites(expression, shown), genes)
         sites = self(
-            functional.pad(tokens, (0, 0, 0, told.shape[1])),
+            functional.pad(tokens, (0, 0, 0, hidden_sites.shape[1])),
             _take_sites(positions, slots),
-            torch.cat([visible.gather(1, shown), hidden.gather(1, told)], dim=1),
+            torch.cat([visible.gather(1, shown), hidden.gather(1, hidden_sites)], dim=1),
             hidden.gather(1, slots),
             n_visible=shown.shape[1],
-            n_told=told.shape[1],
+            n_output=hidden_sites.shape[1],
         )
-        asked = hidden.gather(1, told)
+        asked = hidden.gather(1, hidden_sites)
         # What is not scored is taken as predicted without error: cheaper than to multiply all errors by zeros and ones.
-        expected = _take_sites(expression, told)
+        expected = _take_sites(expression, hidden_sites)
         scored = asked.unsqueeze(-1) & gene_valid.unsqueeze(1)
         predicted = torch.where(scored, self.genes.decode(sites, genes), expected)
         count = (asked.sum(dim=1) * gene_valid.sum(dim=1)).sum()

@@ -55,7 +55,7 @@ class LocalAttention(nn.Module):
         visible: Tensor,
         *,
         n_visible: int | None = None,
-        n_told: int | None = None,
+        n_output: int | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -69,30 +69,30 @@ class LocalAttention(nn.Module):
             Sites that may be looked at (batch x sites).
         n_visible
             Leading sites among which these are; all by default.
-        n_told
+        n_output
             Trailing sites that gather; all by default.
 
         Returns
         -------
         Tensor
-            What each site gathered (batch x told sites x dim).
+            What each site gathered (batch x output sites x dim).
         """
         batch, n_sites, dim = sites.shape
-        n_visible, n_told = (n_sites if n is None else n for n in (n_visible, n_told))
-        if n_visible == n_told == n_sites:
+        n_visible, n_output = (n_sites if n is None else n for n in (n_visible, n_output))
+        if n_visible == n_output == n_sites:
             query, key, value = self.projection(sites).view(batch, n_sites, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         else:
             weight, bias = self.projection.weight, self.projection.bias
-            looking = functional.linear(_last(sites, n_told), weight[:dim], bias[:dim])
+            looking = functional.linear(_last(sites, n_output), weight[:dim], bias[:dim])
             looked_at = functional.linear(sites[:, :n_visible], weight[dim:], bias[dim:])
-            query = looking.view(batch, n_told, self.n_heads, -1).transpose(1, 2)
+            query = looking.view(batch, n_output, self.n_heads, -1).transpose(1, 2)
             key, value = looked_at.view(batch, n_visible, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         if n_sites == 1:
             # A site on its own looks at itself, whatever the scores.
             attended = value
         else:
             attended = self._attend(query, key, value, positions, visible)
-        attended = attended.transpose(1, 2).reshape(batch, n_told, dim)
+        attended = attended.transpose(1, 2).reshape(batch, n_output, dim)
         return self.dropout(self.output(attended))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
@@ -173,10 +173,12 @@ class Block(nn.Module):
         visible: Tensor,
         *,
         n_visible: int | None = None,
-        n_told: int | None = None,
+        n_output: int | None = None,
     ) -> Tensor:
-        """Transform site vectors (batch x sites x dim), or the last ``n_told`` of them."""
-        attended = self.attention(self.attention_norm(sites), positions, visible, n_visible=n_visible, n_told=n_told)
+        """Transform site vectors (batch x sites x dim), or the last ``n_output`` of them."""
+        attended = self.attention(
+            self.attention_norm(sites), positions, visible, n_visible=n_visible, n_output=n_output
+        )
         sites = _last(sites, attended.shape[1]) + attended
         return sites + self.feedforward(self.feedforward_norm(sites))
 
@@ -229,7 +231,7 @@ class SiteTransformer(nn.Module):
         visible: Tensor,
         *,
         n_visible: int | None = None,
-        n_told: int | None = None,
+        n_output: int | None = None,
     ) -> Tensor:
         """Transform site vectors.
 
@@ -243,17 +245,17 @@ class SiteTransformer(nn.Module):
             Sites that may be looked at (batch x sites).
         n_visible
             Leading sites among which these are; all by default.
-        n_told
+        n_output
             Trailing sites whose vectors are wanted; all by default.
 
         Returns
         -------
         Tensor
-            Site vectors (batch x told sites x dim).
+            Site vectors (batch x output sites x dim).
         """
         for number, block in enumerate(self.blocks, start=1):
             # What no later block looks at and nobody asked for is not computed.
-            counts = {"n_visible": n_visible, "n_told": n_told if number == len(self.blocks) else None}
+            counts = {"n_visible": n_visible, "n_output": n_output if number == len(self.blocks) else None}
             if self.checkpointing and torch.is_grad_enabled():
                 sites = checkpoint(block, sites, positions, visible, use_reentrant=False, **counts)
             else:

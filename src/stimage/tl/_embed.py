@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stimage.models import SmoothedPCA, STAlign, STImage
     from stimage.models._stalign import Level, Modality
-    from stimage.models._views import EmbeddingMode
+    from stimage.models._site_vectors import EmbeddingMode
 
 CHOICES = ("closed", "human")
 
@@ -28,7 +28,6 @@ def embed(
     *,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
-    n_repeats: int = 3,
     n_genes: int | None = None,
     batch_size: int = 32,
     adapt_epochs: int = 0,
@@ -66,10 +65,8 @@ def embed(
     tile_size
         Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
         training, so that most sites have their surroundings on all sides.
-    n_repeats
-        How often the context is repeated with other sites masked, and with ``n_genes`` the draw of genes.
     n_genes
-        Genes drawn in each repeat; by default all genes are used.
+        Genes drawn at random, three times; by default all genes are used.
     batch_size
         Windows in a forward pass at most. The result does not depend on it.
     adapt_epochs
@@ -147,9 +144,9 @@ def embed(
     if output is not None:
         _check_output(output, adata, key_added, copy)
     notes = [notes_of(one) for one in adatas]
-    windows = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes}
+    windows = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes}
     windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs, "output": output}
-    plain = {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}
+    plain = {"batch_size": 32, "adapt_epochs": 0}
     aligned = {"modality": modality, "level": level, "image_dir": image_dir, "cache_dir": cache_dir}
     kind = "closed" if model is None or model == "closed" else "human" if model == "human" else type(model).__name__
     if kind == "STAlign":
