@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stimage import _keys, _validate
+from stimage._measured import absent_genes
 from stimage._validate import notes_of
 from stimage.data import Corpus, Slide, Vocabulary
 from stimage.data._corpus import read_corpus, slide_observations
@@ -80,7 +81,9 @@ def _gene_pool(adatas: list[AnnData], setups: list[dict[str, Any]], n_genes: int
     slides = []
     for adata, key, setup in zip(adatas, keys, setups, strict=True):
         parts = slide_observations(adata, slide_key=key, grid_key=setup["grid_key"])
-        slides += [adata] if len(parts) == 1 else [adata[observations] for _, observations in parts]
+        rows = [observations for _, observations in parts]
+        absent = absent_genes(_validate.check_counts(adata, layer), rows)
+        slides += [adata] if len(parts) == 1 else [adata[part, ~none] for part, none in zip(rows, absent, strict=True)]
     return select_genes(slides, n_genes=n_genes, layer=layer).genes
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from stimage import _keys, _validate
+from stimage._libraries import image_libraries, library_name
 from stimage.pl._figure import LIGHT_GREY, figure, tissue_axes
 from stimage.pl._palette import category_colors
 from stimage.pl._sites import observation_diameter
@@ -108,7 +109,11 @@ def domains(
         slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
     names, codes = _validate.slide_codes(adata, slide_key)
     chosen = _chosen_slides(slides, names, slide_key)
-    libraries = [_library(adata, name if slide_key else None, img) for name in chosen]
+    libraries = []
+    for name in chosen:
+        members = np.flatnonzero(codes == names.index(name))
+        found = library_name(adata, name if slide_key else None, members, only_slide=slide_key is None)
+        libraries.append(_library(adata, found, img))
 
     blocks = []
     for name, library in zip(chosen, libraries, strict=True):
@@ -280,13 +285,8 @@ def _library(adata: AnnData, name: str | None, img: bool | None) -> dict[str, An
     """Image and scale factors of a slide under the names that squidpy takes by default; None without image."""
     if img is False:
         return None
-    libraries = adata.uns.get("spatial")
-    libraries = libraries if isinstance(libraries, Mapping) else {}
-    if name not in libraries:
-        # A single slide needs not be called as its library.
-        name = next(iter(libraries)) if len(libraries) == 1 and name is None else None
-    entry = libraries[name] if name is not None else {}
-    entry = entry if isinstance(entry, Mapping) else {}
+    libraries = image_libraries(adata)
+    entry = libraries.get(name, {})
     scales = entry.get("scalefactors", {})
     images = entry.get("images", {})
     for resolution in sorted(images, key=lambda name: name != "hires"):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from stimage import _keys
+from stimage._coordinates import has_coordinates
+from stimage._libraries import library_name
 from stimage._validate import (
     check_anndata,
     check_choice,
@@ -23,10 +27,10 @@ from stimage.pp._scale import (
     coordinate_unit,
     in_units,
     lattice_scale,
-    only_library,
     scale_factors,
     scale_of,
 )
+from stimage.pp._grid_messages import doubts_of_adata, doubts_of_slide
 from stimage.pp._slide_sites import array_coordinates, slide_sites
 
 if TYPE_CHECKING:
@@ -154,16 +158,16 @@ def compact_grid(
     names, codes = slide_codes(adata, slide_key)
     array = None if layout == "bins" else array_coordinates(adata)
     spatial = None
-    if array is None or not array.all_known or spatial_key in adata.obsm or spatial_key != _keys.SPATIAL:
+    if array is None or not array.all_known or has_coordinates(adata, spatial_key) or spatial_key != _keys.SPATIAL:
         spatial = _required_spatial(adata, layout, spatial_key)
         _check_fields_of_view(adata, slide_key, spatial_key)
 
     row, col = np.empty(adata.n_obs, np.int32), np.empty(adata.n_obs, np.int32)
     position = np.empty((adata.n_obs, 2), np.float32)
-    table, summary = [], []
+    table, summary, doubts = [], [], doubts_of_adata(adata, slide_key, spatial_key, spatial, layout)
     for code, name in enumerate(names):
         members = np.flatnonzero(codes == code)
-        library = name if len(names) > 1 else only_library(adata, name)
+        library = library_name(adata, name, members, only_slide=len(names) == 1)
         try:
             scale = scale_of(adata, library, micrometres_per_unit)
             size = in_units(bin_size, bin_unit, scale, adata)
@@ -190,7 +194,10 @@ def compact_grid(
             }
         )
         summary.append(_summary(sites, scale))
+        doubts += doubts_of_slide(adata, members, name if len(names) > 1 else None, sites, xy)
 
+    if doubts:
+        warnings.warn(" ".join(doubts), UserWarning, stacklevel=2)
     if copy:
         adata = adata.copy()
     adata.obs[_keys.grid_row(key_added)] = row
@@ -210,9 +217,9 @@ def compact_grid(
 
 
 def _required_spatial(adata: AnnData, layout: str, spatial_key: str) -> NDArray[np.float64]:
-    if layout == "rank" and spatial_key not in adata.obsm:
+    if layout == "rank" and not has_coordinates(adata, spatial_key):
         raise KeyError("`layout`='rank' needs adata.obs['array_row'] and adata.obs['array_col'], found neither.")
-    if spatial_key not in adata.obsm and adata.obs_names.str.fullmatch(r"\d+x\d+").all():
+    if not has_coordinates(adata, spatial_key) and adata.obs_names.str.fullmatch(r"\d+x\d+").all():
         raise KeyError(
             f"No spatial coordinates: `spatial_key`={spatial_key!r} is not in adata.obsm, but the observation names look "
             f"like array positions (e.g. {adata.obs_names[0]!r}): adata.obs[['array_col', 'array_row']] = "
@@ -239,10 +246,12 @@ def _check_key_added(adata: AnnData, key: str) -> None:
     if _keys.grid_row(key) == _keys.ARRAY_ROW:
         raise ValueError(f"`key_added`={key!r} would write over the array coordinates: choose another.")
     earlier = adata.uns.get(key)
-    if isinstance(earlier, dict) and {"params", "slides"} <= set(earlier):
+    if isinstance(earlier, Mapping) and {"params", "slides"} <= set(earlier):
         return  # a grid written before may be replaced
     columns = (_keys.grid_row(key), _keys.grid_col(key))
-    if earlier is None and _is_concatenated(adata, columns, _keys.grid_position(key)):
+    # `anndata.concat` merges `uns`, so that only some parts of a grid may be left, or none.
+    merged = earlier is None or (isinstance(earlier, Mapping) and set(earlier) <= {"params", "slides", "summary"})
+    if merged and _is_concatenated(adata, columns, _keys.grid_position(key)):
         return
     taken = [f"obs[{column!r}]" for column in columns if column in adata.obs]
     taken += [f"obsm[{_keys.grid_position(key)!r}]"] if _keys.grid_position(key) in adata.obsm else []
@@ -254,7 +263,7 @@ def _check_key_added(adata: AnnData, key: str) -> None:
 
 
 def _is_concatenated(adata: AnnData, columns: tuple[str, str], position: str) -> bool:
-    """Whether the keys are what ``anndata.concat`` leaves of grids: everything but ``uns``."""
+    """Whether the keys of observations are those of grids, which ``anndata.concat`` leaves as they are."""
     if position not in adata.obsm or not all(column in adata.obs for column in columns):
         return False
     integers = all(pd.api.types.is_integer_dtype(adata.obs[column]) for column in columns)
@@ -282,6 +291,7 @@ def _summary(sites: Sites, scale: Scale) -> dict[str, float | str]:
         "micrometres_per_unit": scale.micrometres,
         "pitch_micrometres": sites.pitch * scale.micrometres,
         "scale_from": scale.evidence,
+        "rejected": sites.rejected,
     }
 
 

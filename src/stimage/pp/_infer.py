@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stimage.pp._lattice import NoLatticeError, Sites
+from stimage.pp._lattice import MOST_MISFITS, NoLatticeError, Sites
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +22,14 @@ _MAX_RESIDUAL = 0.45
 """Distances to the fitted site over the pitch; half a pitch is where the site becomes ambiguous."""
 
 
+class IrregularError(NoLatticeError):
+    """The positions look like those of cells or beads, not like a lattice with faults."""
+
+
+class RepeatedPositionError(NoLatticeError):
+    """The positions lie on a lattice, but some of them are the same."""
+
+
 def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
     """Sites of a hexagonal or square lattice found in ``spatial`` (n, 2); ``layout`` may ask for one of the two.
 
@@ -32,7 +40,8 @@ def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
     Raises
     ------
     NoLatticeError
-        If the positions are irregular, on the other lattice, or two of them fall on one site.
+        If the positions are irregular, on the other lattice, or more than a twentieth of them do not fit it or fall on a site
+        with another; :class:`RepeatedPositionError` if they fit it but for two that are the same.
     """
     if len(spatial) < _MIN_OBSERVATIONS:
         raise NoLatticeError(
@@ -45,28 +54,66 @@ def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
     fold = 6 if found == "hex" else 4
     seen = f"order of neighbour directions: square {abs(order[4]):.2f}, hexagonal {abs(order[6]):.2f}"
     if abs(order[fold]) < _MIN_ORDER:
-        raise NoLatticeError(f"the positions are irregular ({seen}; a lattice has at least {_MIN_ORDER})")
+        raise IrregularError(f"the positions are irregular ({seen}; a lattice has at least {_MIN_ORDER})")
     if layout not in ("auto", found):
         raise NoLatticeError(f"the positions form a {found} lattice ({seen})")
 
     basis = _first_basis(steps, np.angle(order[fold]) / fold, found)
-    sites, basis = _fit_outwards(spatial, basis)
-    design = np.column_stack([sites, np.ones(len(sites))])
-    residual = spatial - design @ np.linalg.lstsq(design, spatial, rcond=None)[0]
+    sites, basis, origin = _fit_outwards(spatial, basis)
     pitch = float(np.linalg.norm(_NEIGHBOURS[found] @ basis, axis=1).mean())
-    residual = np.linalg.norm(residual, axis=1) / pitch
-    if np.median(residual) > _MAX_MEDIAN_RESIDUAL or residual.max() > _MAX_RESIDUAL:
+    residual = np.linalg.norm(spatial - origin - sites @ basis, axis=1) / pitch
+    if np.median(residual) > _MAX_MEDIAN_RESIDUAL or (residual > _MAX_RESIDUAL).mean() > MOST_MISFITS:
         raise NoLatticeError(
             f"the positions do not fit a {found} lattice of pitch {pitch:.4g}: they are off by {np.median(residual):.2f} "
-            f"of the pitch on median and {residual.max():.2f} at most (allowed {_MAX_MEDIAN_RESIDUAL}, {_MAX_RESIDUAL})"
+            f"of the pitch on median and {residual.max():.2f} at most, {int((residual > _MAX_RESIDUAL).sum())} of "
+            f"{len(spatial)} by more than {_MAX_RESIDUAL} (allowed {_MAX_MEDIAN_RESIDUAL} on median, {MOST_MISFITS:.0%})"
         )
-    shared = len(sites) - len(np.unique(sites, axis=0))
-    if shared:
-        raise NoLatticeError(
-            f"{shared} observations share a site of the {found} lattice of pitch {pitch:.4g} with another"
+    repeated = len(spatial) - len(np.unique(spatial, axis=0))
+    if repeated:
+        raise RepeatedPositionError(
+            f"{repeated} observations have the position of another, on a {found} lattice of pitch {pitch:.4g}: remove "
+            "duplicates, or pass `slide_key=` if there are several slides"
         )
+    sites, misfits = _nearest_free(sites, spatial, origin, basis, residual, pitch, found)
     row, col, parity, rotation = _orient(sites, basis, found)
-    return Sites(found, row, col, "spatial", parity=parity, pitch=pitch, rotation=rotation)
+    return Sites(found, row, col, "spatial", parity=parity, pitch=pitch, rotation=rotation, misfits=misfits)
+
+
+def _nearest_free(
+    sites: NDArray[np.int64],
+    spatial: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    basis: NDArray[np.float64],
+    residual: NDArray[np.float64],
+    pitch: float,
+    layout: str,
+) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Sites of which no two are the same, and the observations that do not fit: those off theirs, or that another is closer to."""
+    by_fit = np.argsort(residual, kind="stable")
+    first = np.unique(sites[by_fit], axis=0, return_index=True)[1]
+    owner = np.zeros(len(sites), dtype=bool)
+    owner[by_fit[first]] = True
+    shared = np.flatnonzero(~owner)
+    if len(shared) > MOST_MISFITS * len(sites):
+        raise NoLatticeError(
+            f"{len(shared)} observations share a site of the {layout} lattice of pitch {pitch:.4g} with another"
+        )
+    taken = {tuple(site) for site in sites[owner].tolist()}
+    sites = sites.copy()
+    around = np.stack(np.meshgrid([-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], indexing="ij"), axis=-1).reshape(-1, 2)
+    for one in shared:
+        near = sites[one] + around
+        distance = np.linalg.norm(spatial[one] - origin - near @ basis, axis=1) / pitch
+        free = [k for k in np.argsort(distance, kind="stable") if distance[k] <= 1 and tuple(near[k].tolist()) not in taken]
+        if not free:
+            raise NoLatticeError(
+                f"{len(shared)} observations share a site of the {layout} lattice of pitch {pitch:.4g} with another, and "
+                "there is no free one beside it"
+            )
+        sites[one] = near[free[0]]
+        taken.add(tuple(sites[one].tolist()))
+    misfits = np.union1d(shared, np.flatnonzero(residual > _MAX_RESIDUAL))
+    return sites, misfits[np.argsort(-residual[misfits], kind="stable")]
 
 
 _NEIGHBOURS = {"hex": np.array([[1, 0], [0, 1], [-1, 1]]), "square": np.array([[1, 0], [0, 1]])}
@@ -77,10 +124,13 @@ def _nearest_steps(spatial: NDArray[np.float64]) -> NDArray[np.float64]:
     """Vectors between neighbours one pitch apart, (m, 2)."""
     tree = cKDTree(spatial)
     distance = tree.query(spatial, k=2)[0][:, 1]
-    if not (distance > 0).all():
-        raise NoLatticeError(f"{int((distance == 0).sum())} observations have the position of another")
     # A low quantile: in a thinned slide most observations have lost their neighbours at one pitch.
     pitch = np.quantile(distance, 0.1)
+    if pitch == 0:
+        raise NoLatticeError(
+            f"{int((distance == 0).sum())} of {len(spatial)} observations have the position of another; several slides on top "
+            "of each other need `slide_key=`"
+        )
     for _ in range(3):
         # A lattice has no more neighbours within the radius; all pairs of a dense clump would be quadratic.
         near, other = tree.query(spatial, k=_MOST_NEIGHBOURS + 1, distance_upper_bound=1.3 * pitch)
@@ -107,8 +157,8 @@ def _first_basis(steps: NDArray[np.float64], rotation: float, layout: str) -> ND
 
 def _fit_outwards(
     spatial: NDArray[np.float64], basis: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Integer coordinates of every position in the refined basis."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Integer coordinates of every position in the refined basis, the basis and its origin."""
     middle = np.median(spatial, axis=0)
     origin = spatial[np.linalg.norm(spatial - middle, axis=1).argmin()]
     distance = np.linalg.norm(spatial - origin, axis=1)
@@ -117,15 +167,20 @@ def _fit_outwards(
         near = distance <= radius
         for _ in range(3):
             sites = np.rint((spatial[near] - origin) @ np.linalg.inv(basis))
-            design = np.column_stack([sites, np.ones(len(sites))])
+            residual = np.linalg.norm(spatial[near] - origin - sites @ basis, axis=1)
+            # Positions beside the lattice would pull it; while most are beside it, it is still to be found.
+            fits = residual <= _MAX_RESIDUAL * np.linalg.norm(basis, axis=1).min()
+            fits = fits if fits.mean() > 0.5 else np.ones(len(fits), dtype=bool)
+            design = np.column_stack([sites, np.ones(len(sites))])[fits]
             if np.linalg.matrix_rank(design) < 3:
                 break
-            fit = np.linalg.lstsq(design, spatial[near], rcond=None)[0]
+            fit = np.linalg.lstsq(design, spatial[near][fits], rcond=None)[0]
             if abs(np.linalg.det(fit[:2])) < 0.5 * abs(np.linalg.det(basis)):
                 break  # positions without a lattice can collapse the fit; the residuals are judged by the caller
             basis, origin = fit[:2], fit[2]
         if near.all():
-            return sites.astype(np.int64), basis
+            sites = np.rint((spatial - origin) @ np.linalg.inv(basis))
+            return sites.astype(np.int64), basis, origin
         radius *= 1.5
 
 

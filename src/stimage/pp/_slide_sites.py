@@ -10,8 +10,17 @@ import pandas as pd
 
 from stimage import _keys
 from stimage._validate import listing
-from stimage.pp._infer import from_spatial
-from stimage.pp._lattice import LEAST_OCCUPANCY, NoLatticeError, Sites, from_array, from_bins
+from stimage.pp._array_fit import ArrayFit, check_not_pixels, fit_array
+from stimage.pp._infer import IrregularError, RepeatedPositionError, from_spatial
+from stimage.pp._lattice import (
+    LEAST_OCCUPANCY,
+    MOST_MISFITS,
+    NoLatticeError,
+    Sites,
+    from_array,
+    from_bins,
+    whole_positions,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,8 +28,8 @@ if TYPE_CHECKING:
 
 _MANY_SITES = 1_000_000
 _MAX_SITES_PER_OBSERVATION = 1000
-_MAX_ROUNDED = 0.05
-"""Share of observations that may be on one array site with another before it is an error of the data, not of rounding."""
+SLIDE_COLUMNS = ("library_id", "library_key", "sample", "sample_id", "slide", "slide_id", "section", "section_id", "slice", "slice_id")
+"""Columns of ``obs`` that mostly name slides."""
 
 
 class ArrayCoordinates:
@@ -54,15 +63,15 @@ def slide_sites(
                 f"obs['array_row'] or obs['array_col'] is NaN or infinite for {len(bad)} observations "
                 f"(e.g. {listing(adata.obs_names[members[bad]], 3)}): remove these observations."
             )
-        sites, source = from_array(row, col, layout, xy), np.column_stack([col, row])
+        sites, source = _from_array(row, col, layout, xy)
         shared = _shared_sites(sites)
-        if layout == "auto" and 0 < len(shared) <= _MAX_ROUNDED * len(members) and _all_distinct(xy):
-            sites, source = _unrounded(sites, source, xy)
+        if layout == "auto" and 0 < len(shared) <= MOST_MISFITS * len(members) and _all_distinct(xy):
+            sites, source = _unrounded(sites, source, xy, len(shared))
         elif len(shared):
             raise ValueError(
                 f"{len(shared)} observations share a site with another (e.g. "
                 f"{listing(adata.obs_names[members[shared]], 3)}): remove duplicates, pass `slide_key=` if there are "
-                "several slides, or use `layout`='bins'."
+                f"several slides{slide_columns(adata)}, or use `layout`='bins'."
             )
     elif layout == "bins":
         sites, source = from_bins(xy, bin_size), xy
@@ -85,28 +94,76 @@ def slide_sites(
     return sites, source
 
 
+def slide_columns(adata: AnnData) -> str:
+    """Columns of ``obs`` that may name slides, for a message; empty without."""
+    found = [(column, adata.obs[column].nunique()) for column in SLIDE_COLUMNS if column in adata.obs]
+    several = [f"obs[{column!r}] has {number} values" for column, number in found if number > 1]
+    return f" ({', '.join(several)})" if several else ""
+
+
+def _from_array(
+    row: NDArray[np.float64], col: NDArray[np.float64], layout: str, xy: NDArray[np.float64] | None
+) -> tuple[Sites, NDArray[np.float64]]:
+    """Sites from array coordinates that were compared with the spatial ones, and the positions that they come from."""
+    whole_row, whole_col = whole_positions(row, "array_row"), whole_positions(col, "array_col")
+    if layout == "rank":
+        return from_array(whole_row, whole_col, layout), np.column_stack([col, row])
+    check_not_pixels(whole_row, whole_col)
+    fit = fit_array(whole_row, whole_col, xy)
+    if fit is None:
+        return from_array(whole_row, whole_col, layout), np.column_stack([col, row])
+    if len(fit.misfits):
+        whole_row, whole_col, moved = _moved_to_pixels(whole_row, whole_col, xy, fit)
+        row, col = np.where(moved, whole_row, row), np.where(moved, whole_col, col)
+    sites = from_array(whole_row, whole_col, layout, fit.steps)
+    return replace(sites, misfits=fit.misfits), np.column_stack([col, row])
+
+
+def _moved_to_pixels(
+    row: NDArray[np.int64], col: NDArray[np.int64], xy: NDArray[np.float64], fit: ArrayFit
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Array positions where observations that share one with another, but lie elsewhere, have the free one they lie at."""
+    moved = np.zeros(len(row), dtype=bool)
+    position = pd.DataFrame({"row": row, "col": col})
+    taken = set(zip(row.tolist(), col.tolist(), strict=True))
+    shared = position.duplicated(keep=False).to_numpy()
+    row, col = row.copy(), col.copy()
+    one_parity = len(set(((row + col)[fit.off <= 0.5] % 2).tolist())) == 1
+    for one in fit.misfits[shared[fit.misfits]]:
+        there = np.rint(np.linalg.solve(fit.steps.T, xy[one] - fit.origin)).astype(np.int64)
+        on_lattice = not one_parity or (there.sum() - row[fit.off.argmin()] - col[fit.off.argmin()]) % 2 == 0
+        if on_lattice and tuple(there.tolist()) not in taken:
+            row[one], col[one], moved[one] = *there, True
+            taken.add(tuple(there.tolist()))
+    return row, col, moved
+
+
 def _inferred(xy: NDArray[np.float64], layout: str) -> Sites:
     try:
         return from_spatial(xy, layout)
     except NoLatticeError as error:
-        if layout == "auto":
-            return from_bins(xy)
+        if layout == "auto" and not isinstance(error, RepeatedPositionError):
+            return replace(from_bins(xy), rejected=str(error), looked_like_lattice=not isinstance(error, IrregularError))
         raise ValueError(
             f"`layout`={layout!r} cannot be inferred from the spatial coordinates: {error}. "
             "Use `layout`='bins', or 'auto' to let the coordinates decide."
         ) from error
 
 
-def _unrounded(sites: Sites, source: NDArray[np.float64], xy: NDArray[np.float64]) -> tuple[Sites, NDArray[np.float64]]:
+def _unrounded(
+    sites: Sites, source: NDArray[np.float64], xy: NDArray[np.float64], n_shared: int
+) -> tuple[Sites, NDArray[np.float64]]:
     """Sites where array coordinates put a few observations on one, and the positions that they come from."""
+    why = f"{n_shared} observations share an array position with another though their spatial coordinates differ"
     try:
         return from_spatial(xy), xy
-    except NoLatticeError:
+    except NoLatticeError as error:
+        why = f"{why}; {error}"
         # A square lattice whose sites may be shared is one of bins; the shifted rows of a hexagonal one are not.
         # Nor are pixels, which leave most of their raster empty.
         if sites.layout == "square" and sites.occupancy >= LEAST_OCCUPANCY:
-            return replace(sites, layout="bins"), source
-        return from_bins(xy), xy
+            return replace(sites, layout="bins", rejected=why), source
+        return replace(from_bins(xy), rejected=why, looked_like_lattice=True), xy
 
 
 def array_coordinates(adata: AnnData) -> ArrayCoordinates | None:
