@@ -32,7 +32,15 @@ _GENOMES = re.compile(
     r"^(grch3[78]|hg19|hg38|grcm3[89]|mm9|mm10|mm39|rn[67]|mratbn7|rnor_?6|mmul_?10|sscrofa11|grcz1[01]|bdgp6)",
     re.IGNORECASE,
 )
-_SPECIES = {"hg19": "grch", "hg38": "grch", "mm9": "grcm", "mm10": "grcm", "mm39": "grcm", "mratbn7": "rn", "rnor": "rn"}
+_SPECIES = {
+    "hg19": "grch",
+    "hg38": "grch",
+    "mm9": "grcm",
+    "mm10": "grcm",
+    "mm39": "grcm",
+    "mratbn7": "rn",
+    "rnor": "rn",
+}
 
 
 def is_gene(adata: AnnData) -> NDArray[np.bool_]:
@@ -44,7 +52,9 @@ def is_gene(adata: AnnData) -> NDArray[np.bool_]:
     genes = np.array([_CONTROLS.match(name) is None for name in adata.var_names.astype(str)], dtype=bool)
     for column in (*_TYPE_COLUMNS, "feature_biotype"):
         if column in adata.var:
-            kinds = adata.var[column].astype(object).where(adata.var[column].notna(), "").astype(str).str.lower().to_numpy()
+            kinds = (
+                adata.var[column].astype(object).where(adata.var[column].notna(), "").astype(str).str.lower().to_numpy()
+            )
             if (kinds == _GENES).any():
                 genes &= (kinds == _GENES) | (kinds == "")
             else:

@@ -24,7 +24,9 @@ def image_libraries(adata: AnnData) -> dict[str, Mapping[str, Any]]:
     if not isinstance(entries, Mapping):
         return {}
     return {
-        str(name): entry for name, entry in entries.items() if isinstance(entry, Mapping) and (not entry or _PARTS & set(entry))
+        str(name): entry
+        for name, entry in entries.items()
+        if isinstance(entry, Mapping) and (not entry or _PARTS & set(entry))
     }
 
 

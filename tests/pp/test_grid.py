@@ -156,12 +156,15 @@ def test_bins_are_shared_and_sized():
     assert counts.median() == 1
 
 
-def test_few_rounded_array_positions_give_way_to_spatial_ones():
+def test_one_wrong_array_position_leaves_the_lattice_and_is_named():
     adata = visium(8, 8)
+    right = adata.copy()
+    pp.compact_grid(right)
     adata.obs.iloc[10, :] = adata.obs.iloc[11]
-    pp.compact_grid(adata)
-    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["hex", "spatial"]]
-    assert not adata.obs.duplicated(["grid_row", "grid_col"]).any()
+    with pytest.warns(UserWarning, match="1 of 64 observations .*'spot10'.* contradicts"):
+        pp.compact_grid(adata)
+    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["hex", "array"]]
+    pd.testing.assert_frame_equal(adata.obs[["grid_row", "grid_col"]], right.obs[["grid_row", "grid_col"]])
 
 
 def legacy_array(pitch=300.0, jitter=0.0):
@@ -195,13 +198,12 @@ def test_a_few_on_one_site_of_a_square_array_share_a_bin(jitter):
             pp.compact_grid(adata, layout=layout)
 
 
-def test_pixels_with_a_few_on_one_are_not_bins_of_a_pixel():
+def test_pixels_of_cells_are_no_array_positions():
     adata = cells(200)
     adata.obs["array_col"], adata.obs["array_row"] = np.rint(adata.obsm["spatial"]).astype(int).T
     adata.obs.iloc[10, :] = adata.obs.iloc[11]
-    pp.compact_grid(adata)
-    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["bins", "spatial"]]
-    assert slide_table(adata)["pitch"].item() > 10
+    with pytest.raises(ValueError, match="look like pixel coordinates.*no neighbour one step away"):
+        pp.compact_grid(adata)
 
 
 def test_many_on_one_site_are_an_error():
@@ -292,11 +294,11 @@ BAD = {
         "No spatial coordinates: `spatial_key`='spatial'.*available: 'X_pca'",
     ),
     "no such spatial_key": (visium, {"spatial_key": "spatail"}, KeyError, "'spatail'.*available: 'spatial'"),
-    "three columns": (
-        lambda: _edit(visium(), obsm={"spatial": np.ones((30, 3))}),
+    "four columns": (
+        lambda: _edit(visium(), obsm={"spatial": np.ones((30, 4))}),
         {},
         ValueError,
-        r"two columns.*found shape \(30, 3\)",
+        r"two columns.*found shape \(30, 4\)",
     ),
     "text coordinates": (
         lambda: _edit(visium(), obsm={"spatial": np.full((30, 2), "a")}),
@@ -354,7 +356,12 @@ BAD = {
         "`layout`='hex' needs .*found 15 even and 15 odd",
     ),
     "rank of pixels": (_pixel_columns, {"layout": "rank"}, ValueError, "look like pixel coordinates, whose ranks"),
-    "pixels as array": (_pixel_columns, {}, ValueError, "look like pixel coordinates; remove them"),
+    "pixels as array": (
+        _pixel_columns,
+        {},
+        ValueError,
+        "look like pixel coordinates, not array positions: they form a hex lattice whose neighbours are 138.0 steps",
+    ),
     "fractional array": (
         lambda: _edit(visium(), obs={"array_row": np.linspace(0, 9.7, 30)}),
         {},

@@ -130,7 +130,8 @@ class Vocabulary:
         """
         genes = is_gene(adata)  # an antibody may be called like a gene
         matches = [
-            self._match_names(source, np.where(genes, names, "")) for source, names in _names_of_variables(adata).items()
+            self._match_names(source, np.where(genes, names, ""))
+            for source, names in _names_of_variables(adata).items()
         ]
         best = max(matches, key=lambda match: match.n_genes)
         needed = min(LEAST_GENES, math.ceil(LEAST_SHARE * len(self)))

@@ -20,6 +20,7 @@ from stimage._validate import (
     check_unique_names,
     slide_codes,
 )
+from stimage.pp._grid_messages import doubts_of_adata, doubts_of_slide
 from stimage.pp._scale import (
     Scale,
     check_bins,
@@ -30,7 +31,6 @@ from stimage.pp._scale import (
     scale_factors,
     scale_of,
 )
-from stimage.pp._grid_messages import doubts_of_adata, doubts_of_slide
 from stimage.pp._slide_sites import array_coordinates, slide_sites
 
 if TYPE_CHECKING:

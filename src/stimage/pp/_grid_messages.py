@@ -87,7 +87,9 @@ def doubts_of_slide(
 def _off_tissue(adata: AnnData) -> list[str]:
     if "in_tissue" not in adata.obs:
         return []
-    inside = pd.to_numeric(adata.obs["in_tissue"].astype(str).str.lower().replace({"true": "1", "false": "0"}), errors="coerce")
+    inside = pd.to_numeric(
+        adata.obs["in_tissue"].astype(str).str.lower().replace({"true": "1", "false": "0"}), errors="coerce"
+    )
     off = int((inside == 0).sum())
     if not off or off == adata.n_obs:  # all of them: the column was never filled in
         return []

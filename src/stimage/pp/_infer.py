@@ -15,19 +15,29 @@ if TYPE_CHECKING:
 _MIN_OBSERVATIONS = 8
 _MIN_ORDER = 0.6
 """Least agreement of the directions to nearest neighbours (0: any direction, 1: a perfect lattice)."""
+_TYPICAL, _THINNED = 0.5, 0.1
+"""Quantiles of the distance to the nearest that may be the pitch: most have lost their neighbours in a thinned slide."""
 _MOST_NEIGHBOURS = 6
 """Neighbours one pitch away, on a hexagonal lattice."""
+_MOSTLY = 0.9
+"""Share of positions on a lattice from which the others are left out of its fit."""
+_BESIDE = 2.0
+"""Pitches to a free site that an observation may have whose own is taken."""
 _MAX_MEDIAN_RESIDUAL = 0.2
 _MAX_RESIDUAL = 0.45
 """Distances to the fitted site over the pitch; half a pitch is where the site becomes ambiguous."""
 
 
 class IrregularError(NoLatticeError):
-    """The positions look like those of cells or beads, not like a lattice with faults."""
+    """The positions are too few, or look like those of cells or beads: nothing like a lattice with faults."""
 
 
-class RepeatedPositionError(NoLatticeError):
-    """The positions lie on a lattice, but some of them are the same."""
+class SharedSiteError(NoLatticeError):
+    """The positions lie on a lattice, but for ``observations`` that are where others are, and have no free site beside them."""
+
+    def __init__(self, message: str, observations: NDArray[np.intp]) -> None:
+        super().__init__(message)
+        self.observations = observations
 
 
 def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
@@ -41,13 +51,23 @@ def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
     ------
     NoLatticeError
         If the positions are irregular, on the other lattice, or more than a twentieth of them do not fit it or fall on a site
-        with another; :class:`RepeatedPositionError` if they fit it but for two that are the same.
+        with another; :class:`SharedSiteError` if they
+        fit it but for a few that are where others are.
     """
     if len(spatial) < _MIN_OBSERVATIONS:
-        raise NoLatticeError(
+        raise IrregularError(
             f"{len(spatial)} observations are too few to infer a lattice, {_MIN_OBSERVATIONS} are needed"
         )
-    steps = _nearest_steps(spatial)
+    try:
+        return _from_steps(spatial, _nearest_steps(spatial, _TYPICAL), layout)
+    except SharedSiteError:
+        raise
+    except NoLatticeError:
+        return _from_steps(spatial, _nearest_steps(spatial, _THINNED), layout)
+
+
+def _from_steps(spatial: NDArray[np.float64], steps: NDArray[np.float64], layout: str) -> Sites:
+    """Sites of the lattice whose neighbours are so far apart as some steps (m, 2) say."""
     angle = np.arctan2(steps[:, 1], steps[:, 0])
     order = {fold: np.exp(1j * fold * angle).mean() for fold in (4, 6)}
     found = "hex" if abs(order[6]) > abs(order[4]) else "square"
@@ -67,12 +87,6 @@ def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
             f"the positions do not fit a {found} lattice of pitch {pitch:.4g}: they are off by {np.median(residual):.2f} "
             f"of the pitch on median and {residual.max():.2f} at most, {int((residual > _MAX_RESIDUAL).sum())} of "
             f"{len(spatial)} by more than {_MAX_RESIDUAL} (allowed {_MAX_MEDIAN_RESIDUAL} on median, {MOST_MISFITS:.0%})"
-        )
-    repeated = len(spatial) - len(np.unique(spatial, axis=0))
-    if repeated:
-        raise RepeatedPositionError(
-            f"{repeated} observations have the position of another, on a {found} lattice of pitch {pitch:.4g}: remove "
-            "duplicates, or pass `slide_key=` if there are several slides"
         )
     sites, misfits = _nearest_free(sites, spatial, origin, basis, residual, pitch, found)
     row, col, parity, rotation = _orient(sites, basis, found)
@@ -98,17 +112,24 @@ def _nearest_free(
         raise NoLatticeError(
             f"{len(shared)} observations share a site of the {layout} lattice of pitch {pitch:.4g} with another"
         )
+    repeated = np.setdiff1d(np.arange(len(spatial)), np.unique(spatial, axis=0, return_index=True)[1])
+    if len(repeated):
+        raise SharedSiteError(
+            f"{len(repeated)} observations have the position of another, on a {layout} lattice of pitch {pitch:.4g}",
+            repeated,
+        )
     taken = {tuple(site) for site in sites[owner].tolist()}
     sites = sites.copy()
     around = np.stack(np.meshgrid([-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], indexing="ij"), axis=-1).reshape(-1, 2)
     for one in shared:
         near = sites[one] + around
         distance = np.linalg.norm(spatial[one] - origin - near @ basis, axis=1) / pitch
-        free = [k for k in np.argsort(distance, kind="stable") if distance[k] <= 1 and tuple(near[k].tolist()) not in taken]
+        free = [k for k in np.argsort(distance) if distance[k] <= _BESIDE and tuple(near[k].tolist()) not in taken]
         if not free:
-            raise NoLatticeError(
+            raise SharedSiteError(
                 f"{len(shared)} observations share a site of the {layout} lattice of pitch {pitch:.4g} with another, and "
-                "there is no free one beside it"
+                "there is no free one beside it",
+                shared,
             )
         sites[one] = near[free[0]]
         taken.add(tuple(sites[one].tolist()))
@@ -120,12 +141,11 @@ _NEIGHBOURS = {"hex": np.array([[1, 0], [0, 1], [-1, 1]]), "square": np.array([[
 """Steps to half of a site's neighbours, in units of the basis (hex: the second vector 60 degrees from the first)."""
 
 
-def _nearest_steps(spatial: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vectors between neighbours one pitch apart, (m, 2)."""
+def _nearest_steps(spatial: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
+    """Vectors between neighbours one pitch apart, (m, 2), which is about a quantile of the distances to the nearest."""
     tree = cKDTree(spatial)
     distance = tree.query(spatial, k=2)[0][:, 1]
-    # A low quantile: in a thinned slide most observations have lost their neighbours at one pitch.
-    pitch = np.quantile(distance, 0.1)
+    pitch = np.quantile(distance, quantile)
     if pitch == 0:
         raise NoLatticeError(
             f"{int((distance == 0).sum())} of {len(spatial)} observations have the position of another; several slides on top "
@@ -170,7 +190,7 @@ def _fit_outwards(
             residual = np.linalg.norm(spatial[near] - origin - sites @ basis, axis=1)
             # Positions beside the lattice would pull it; while most are beside it, it is still to be found.
             fits = residual <= _MAX_RESIDUAL * np.linalg.norm(basis, axis=1).min()
-            fits = fits if fits.mean() > 0.5 else np.ones(len(fits), dtype=bool)
+            fits = fits if fits.mean() >= _MOSTLY else np.ones(len(fits), dtype=bool)
             design = np.column_stack([sites, np.ones(len(sites))])[fits]
             if np.linalg.matrix_rank(design) < 3:
                 break

@@ -89,11 +89,8 @@ def from_array(
 
     parity = (row + col) % 2
     one_parity = bool((parity == parity[0]).all())
-    if layout == "hex" and not one_parity:
-        raise ValueError(
-            f"`layout`='hex' needs array coordinates with row + col all even or all odd, as on Visium; "
-            f"found {int((parity == 0).sum())} even and {int((parity == 1).sum())} odd: use `layout`='square' or 'auto'."
-        )
+    if layout == "hex":
+        check_one_parity(row, col)
     if layout == "auto":
         layout = "hex" if one_parity and not _is_checkerboard(steps) else "square"
     if layout == "hex":
@@ -113,6 +110,16 @@ def from_array(
         pitch = _pitch(steps, ((1, 1), (1, -1)))
         return Sites("square", up - up.min(), along - along.min(), "array", pitch=pitch, rotation=45.0)
     return Sites("square", row - row.min(), col - col.min(), "array", pitch=_pitch(steps, ((0, 1), (1, 0))))
+
+
+def check_one_parity(row: NDArray[np.int64], col: NDArray[np.int64]) -> None:
+    """Raise ``ValueError`` unless array coordinates can be those of a hexagonal lattice."""
+    odd = int(((row + col) % 2).sum())
+    if 0 < odd < len(row):
+        raise ValueError(
+            f"`layout`='hex' needs array coordinates with row + col all even or all odd, as on Visium; "
+            f"found {len(row) - odd} even and {odd} odd: use `layout`='square' or 'auto'."
+        )
 
 
 def from_bins(spatial: NDArray[np.float64], bin_size: float | None = None) -> Sites:

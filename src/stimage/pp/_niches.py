@@ -269,9 +269,7 @@ def _pitch(xy: NDArray[np.float64]) -> float:
     return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
 
 
-def _spot_radius(
-    adata: AnnData, name: str, members: NDArray[np.intp], is_only_slide: bool, pitch: float
-) -> float:
+def _spot_radius(adata: AnnData, name: str, members: NDArray[np.intp], is_only_slide: bool, pitch: float) -> float:
     library = library_name(adata, name, members, only_slide=is_only_slide)
     scales = image_libraries(adata).get(library, {}).get("scalefactors", {})
     diameter = scales.get("spot_diameter_fullres") if isinstance(scales, Mapping) else None
@@ -316,7 +314,12 @@ def _check_not_taken(adata: AnnData, key: str) -> None:
         return  # niches built before may be replaced
     keys = (_keys.niche_connectivities(key), _keys.niche_bbox(key))
     # `anndata.concat` merges `uns`, so that only some of its parts may be left.
-    if (earlier is None or (isinstance(earlier, Mapping) and set(earlier) <= {"params", "slides"})) and key in adata.layers and keys[1] in adata.obsm and adata.obsm[keys[1]].shape[1:] == (4,):
+    if (
+        (earlier is None or (isinstance(earlier, Mapping) and set(earlier) <= {"params", "slides"}))
+        and key in adata.layers
+        and keys[1] in adata.obsm
+        and adata.obsm[keys[1]].shape[1:] == (4,)
+    ):
         return  # what `anndata.concat` leaves of niches
     taken = [f"obsp[{keys[0]!r}]"] if keys[0] in adata.obsp else []
     taken += [f"layers[{key!r}]"] if key in adata.layers else []

@@ -11,12 +11,13 @@ import pandas as pd
 from stimage import _keys
 from stimage._validate import listing
 from stimage.pp._array_fit import ArrayFit, check_not_pixels, fit_array
-from stimage.pp._infer import IrregularError, RepeatedPositionError, from_spatial
+from stimage.pp._infer import IrregularError, SharedSiteError, from_spatial
 from stimage.pp._lattice import (
     LEAST_OCCUPANCY,
     MOST_MISFITS,
     NoLatticeError,
     Sites,
+    check_one_parity,
     from_array,
     from_bins,
     whole_positions,
@@ -28,7 +29,18 @@ if TYPE_CHECKING:
 
 _MANY_SITES = 1_000_000
 _MAX_SITES_PER_OBSERVATION = 1000
-SLIDE_COLUMNS = ("library_id", "library_key", "sample", "sample_id", "slide", "slide_id", "section", "section_id", "slice", "slice_id")
+SLIDE_COLUMNS = (
+    "library_id",
+    "library_key",
+    "sample",
+    "sample_id",
+    "slide",
+    "slide_id",
+    "section",
+    "section_id",
+    "slice",
+    "slice_id",
+)
 """Columns of ``obs`` that mostly name slides."""
 
 
@@ -63,9 +75,13 @@ def slide_sites(
                 f"obs['array_row'] or obs['array_col'] is NaN or infinite for {len(bad)} observations "
                 f"(e.g. {listing(adata.obs_names[members[bad]], 3)}): remove these observations."
             )
-        sites, source = _from_array(row, col, layout, xy)
-        shared = _shared_sites(sites)
-        if layout == "auto" and 0 < len(shared) <= MOST_MISFITS * len(members) and _all_distinct(xy):
+        whole = whole_positions(row, "array_row"), whole_positions(col, "array_col")
+        shared = _shared(*whole)
+        if len(shared) <= MOST_MISFITS * len(members):  # with more, nothing else about them needs to be looked at
+            sites, source = _from_array(*whole, np.column_stack([col, row]), layout, xy)
+            shared = _shared(sites.row, sites.col)
+        few = len(shared) <= MOST_MISFITS * len(members)
+        if len(shared) and few and layout == "auto" and _all_distinct(xy):
             sites, source = _unrounded(sites, source, xy, len(shared))
         elif len(shared):
             raise ValueError(
@@ -81,7 +97,7 @@ def slide_sites(
             "mean nothing. Use `layout`='auto' to infer the lattice."
         )
     else:
-        sites, source = _inferred(xy, layout), xy
+        sites, source = _inferred(xy, layout, adata.obs_names[members]), xy
     if sites.n_sites > max(_MANY_SITES, _MAX_SITES_PER_OBSERVATION * len(members)):
         cause = (
             "choose a larger `bin_size`"
@@ -102,21 +118,25 @@ def slide_columns(adata: AnnData) -> str:
 
 
 def _from_array(
-    row: NDArray[np.float64], col: NDArray[np.float64], layout: str, xy: NDArray[np.float64] | None
+    row: NDArray[np.int64],
+    col: NDArray[np.int64],
+    source: NDArray[np.float64],
+    layout: str,
+    xy: NDArray[np.float64] | None,
 ) -> tuple[Sites, NDArray[np.float64]]:
     """Sites from array coordinates that were compared with the spatial ones, and the positions that they come from."""
-    whole_row, whole_col = whole_positions(row, "array_row"), whole_positions(col, "array_col")
     if layout == "rank":
-        return from_array(whole_row, whole_col, layout), np.column_stack([col, row])
-    check_not_pixels(whole_row, whole_col)
-    fit = fit_array(whole_row, whole_col, xy)
+        return from_array(row, col, layout), source
+    if layout == "hex":
+        check_one_parity(row, col)
+    check_not_pixels(row, col)
+    fit = fit_array(row, col, xy)
     if fit is None:
-        return from_array(whole_row, whole_col, layout), np.column_stack([col, row])
+        return from_array(row, col, layout), source
     if len(fit.misfits):
-        whole_row, whole_col, moved = _moved_to_pixels(whole_row, whole_col, xy, fit)
-        row, col = np.where(moved, whole_row, row), np.where(moved, whole_col, col)
-    sites = from_array(whole_row, whole_col, layout, fit.steps)
-    return replace(sites, misfits=fit.misfits), np.column_stack([col, row])
+        row, col, moved = _moved_to_pixels(row, col, xy, fit)
+        source = np.where(moved[:, None], np.column_stack([col, row]), source)
+    return replace(from_array(row, col, layout, fit.steps), misfits=fit.misfits), source
 
 
 def _moved_to_pixels(
@@ -138,12 +158,19 @@ def _moved_to_pixels(
     return row, col, moved
 
 
-def _inferred(xy: NDArray[np.float64], layout: str) -> Sites:
+def _inferred(xy: NDArray[np.float64], layout: str, names: pd.Index) -> Sites:
     try:
         return from_spatial(xy, layout)
+    except SharedSiteError as error:
+        raise ValueError(
+            f"{error} (e.g. {listing(names[error.observations], 3)}): remove duplicates, pass `slide_key=` if there are "
+            "several slides, or use `layout`='bins'."
+        ) from error
     except NoLatticeError as error:
-        if layout == "auto" and not isinstance(error, RepeatedPositionError):
-            return replace(from_bins(xy), rejected=str(error), looked_like_lattice=not isinstance(error, IrregularError))
+        if layout == "auto":
+            return replace(
+                from_bins(xy), rejected=str(error), looked_like_lattice=not isinstance(error, IrregularError)
+            )
         raise ValueError(
             f"`layout`={layout!r} cannot be inferred from the spatial coordinates: {error}. "
             "Use `layout`='bins', or 'auto' to let the coordinates decide."
@@ -184,11 +211,11 @@ def array_coordinates(adata: AnnData) -> ArrayCoordinates | None:
     return ArrayCoordinates(*coordinates)
 
 
-def _shared_sites(sites: Sites) -> NDArray[np.intp]:
+def _shared(row: NDArray[np.int64], col: NDArray[np.int64]) -> NDArray[np.intp]:
     """Observations on a site with another, those of one site beside each other."""
-    flat = sites.row * sites.shape[1] + sites.col
-    shared = np.flatnonzero(pd.Series(flat).duplicated(keep=False).to_numpy())
-    return shared[np.argsort(flat[shared], kind="stable")]
+    flat = pd.DataFrame({"row": row, "col": col})
+    shared = np.flatnonzero(flat.duplicated(keep=False).to_numpy())
+    return shared[np.lexsort((col[shared], row[shared]))]
 
 
 def _all_distinct(xy: NDArray[np.float64] | None) -> bool:
