@@ -194,10 +194,35 @@ def test_inference_says_what_it_found():
         from_spatial(positions[:5])
     with pytest.raises(NoLatticeError, match="have the position of another"):
         from_spatial(np.vstack([positions, positions[:1]]))
+    rng = np.random.default_rng(0)
     with pytest.raises(NoLatticeError, match="share a site"):
-        from_spatial(np.vstack([positions, positions[:6] + 0.1]))
-    with pytest.raises(NoLatticeError, match="do not fit"):
-        from_spatial(np.vstack([positions, positions[:6] + [0.5, 0.4]]))
+        from_spatial(np.vstack([positions, positions[:6] + rng.uniform(-0.2, 0.2, (6, 2))]))
+    with pytest.raises(NoLatticeError, match="do not fit|irregular"):
+        from_spatial(np.vstack([positions, positions[:20] + rng.uniform(-0.5, 0.5, (20, 2))]))
+
+
+@pytest.mark.parametrize("turned", [0.0, 17.0])
+def test_a_few_positions_beside_the_lattice_leave_it_as_it_is(turned):
+    row, col, positions = visium(20, 20)
+    kept = np.random.default_rng(1).permutation(len(row))[:320]
+    spatial = rotated(positions[kept], turned, 140.0, False)
+    right = from_spatial(spatial)
+    for number, step in enumerate(([70.0, 0.0], [0.0, 78.0], [-70.0, 0.0])):
+        spatial[50 * number] += step
+    sites = from_spatial(spatial)
+    assert sites.layout == "hex" and sites.pitch == pytest.approx(140, rel=0.01)
+    assert set(sites.misfits) <= {0, 50, 100} and len(sites.misfits) >= 2
+    others = np.setdiff1d(np.arange(320), [0, 50, 100])
+    np.testing.assert_array_equal(sites.row[others] - right.row[others], sites.row[1] - right.row[1])
+    assert len({*zip(sites.row.tolist(), sites.col.tolist(), strict=True)}) == 320
+
+
+def test_an_observation_on_the_site_of_another_has_a_free_one_beside_it():
+    positions = visium(10, 10)[2]
+    sites = from_spatial(np.vstack([positions, positions[:1] + [-0.2, -0.1]]))
+    assert sites.layout == "hex" and sites.misfits.tolist() == [100]
+    flat = sites.row * 1000 + sites.col
+    assert len(np.unique(flat)) == 101
 
 
 @settings(max_examples=50, deadline=None)

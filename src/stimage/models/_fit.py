@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,11 @@ def fit(
         Stop when ``validation_loss`` no longer falls.
     options
         Arguments of :class:`scvi.train.Trainer`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If training was stopped by Ctrl-C.
     """
     history = LossHistory()
     callbacks = [
@@ -47,7 +54,7 @@ def fit(
         history,
         *([] if checkpoints is None else [checkpoints]),
     ]
-    with _without_noise():
+    with _without_noise(), _interruptible():
         trainer = make_trainer(callbacks=callbacks, **options)
         if checkpoints is None:
             trainer.fit(plan, data)
@@ -100,6 +107,21 @@ def _early_stopping(wanted: bool, options: dict[str, Any]) -> list[lightning.Cal
     monitor = options.pop("early_stopping_monitor", "validation_loss")
     # At the end of validation: a checkpoint, written at the end of the epoch, must know of it.
     return [LoudEarlyStopping(monitor=monitor, check_on_train_epoch_end=False, **chosen)] if wanted else []
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be what it is: Lightning makes of it an exit from Python, which no caller expects."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

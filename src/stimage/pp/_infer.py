@@ -21,6 +21,8 @@ _MOST_NEIGHBOURS = 6
 """Neighbours one pitch away, on a hexagonal lattice."""
 _MOSTLY = 0.9
 """Share of positions on a lattice from which the others are left out of its fit."""
+_FARTHEST = 4.0
+"""Median distance to the nearest observation in pitches, above which a lattice is not the positions' own."""
 _BESIDE = 2.0
 """Pitches to a free site that an observation may have whose own is taken."""
 _MAX_MEDIAN_RESIDUAL = 0.2
@@ -38,6 +40,7 @@ class SharedSiteError(NoLatticeError):
     def __init__(self, message: str, observations: NDArray[np.intp]) -> None:
         super().__init__(message)
         self.observations = observations
+        self.sites: Sites | None = None
 
 
 def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
@@ -62,8 +65,11 @@ def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
         return _from_steps(spatial, _nearest_steps(spatial, _TYPICAL), layout)
     except SharedSiteError:
         raise
-    except NoLatticeError:
-        return _from_steps(spatial, _nearest_steps(spatial, _THINNED), layout)
+    except NoLatticeError as typical:
+        try:
+            return _from_steps(spatial, _nearest_steps(spatial, _THINNED), layout)
+        except IrregularError:
+            raise typical from None
 
 
 def _from_steps(spatial: NDArray[np.float64], steps: NDArray[np.float64], layout: str) -> Sites:
@@ -88,7 +94,17 @@ def _from_steps(spatial: NDArray[np.float64], steps: NDArray[np.float64], layout
             f"of the pitch on median and {residual.max():.2f} at most, {int((residual > _MAX_RESIDUAL).sum())} of "
             f"{len(spatial)} by more than {_MAX_RESIDUAL} (allowed {_MAX_MEDIAN_RESIDUAL} on median, {MOST_MISFITS:.0%})"
         )
-    sites, misfits = _nearest_free(sites, spatial, origin, basis, residual, pitch, found)
+    apart = float(np.median(cKDTree(spatial).query(spatial, k=2)[0][:, 1])) / pitch
+    if apart > _FARTHEST:  # a lattice so fine that it fits anything
+        raise NoLatticeError(
+            f"the positions fit a {found} lattice of pitch {pitch:.4g}, but are {apart:.1f} of its steps apart on median"
+        )
+    try:
+        sites, misfits = _nearest_free(sites, spatial, origin, basis, residual, pitch, found)
+    except SharedSiteError as error:
+        row, col, _, rotation = _orient(sites, basis, found)
+        error.sites = Sites(found, row, col, "spatial", pitch=pitch, rotation=rotation, misfits=error.observations)
+        raise
     row, col, parity, rotation = _orient(sites, basis, found)
     return Sites(found, row, col, "spatial", parity=parity, pitch=pitch, rotation=rotation, misfits=misfits)
 
@@ -143,14 +159,16 @@ _NEIGHBOURS = {"hex": np.array([[1, 0], [0, 1], [-1, 1]]), "square": np.array([[
 
 def _nearest_steps(spatial: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
     """Vectors between neighbours one pitch apart, (m, 2), which is about a quantile of the distances to the nearest."""
-    tree = cKDTree(spatial)
-    distance = tree.query(spatial, k=2)[0][:, 1]
-    pitch = np.quantile(distance, quantile)
-    if pitch == 0:
+    distinct = np.unique(spatial, axis=0)
+    repeated = len(spatial) - len(distinct)
+    if repeated > MOST_MISFITS * len(spatial):
         raise NoLatticeError(
-            f"{int((distance == 0).sum())} of {len(spatial)} observations have the position of another; several slides on top "
-            "of each other need `slide_key=`"
+            f"{repeated} of {len(spatial)} observations have the position of another; several slides on top of each other "
+            "need `slide_key=`"
         )
+    spatial = distinct
+    tree = cKDTree(spatial)
+    pitch = np.quantile(tree.query(spatial, k=2)[0][:, 1], quantile)
     for _ in range(3):
         # A lattice has no more neighbours within the radius; all pairs of a dense clump would be quadratic.
         near, other = tree.query(spatial, k=_MOST_NEIGHBOURS + 1, distance_upper_bound=1.3 * pitch)
