@@ -13,6 +13,7 @@ import numpy as np
 
 from stimage import _validate
 from stimage._libraries import image_libraries, library_name
+from stimage._paths import path_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -146,8 +147,8 @@ class ImageLibrary:
         stored = self.metadata.get("source_image_path")
         if stored is None:
             return None, []
-        stored = Path(stored.decode() if isinstance(stored, bytes) else str(stored))
-        folders = [] if image_dir is None else [Path(image_dir) / stored, Path(image_dir) / stored.name]
+        stored = path_of(stored.decode() if isinstance(stored, bytes) else str(stored))
+        folders = [] if image_dir is None else [path_of(image_dir) / stored, path_of(image_dir) / stored.name]
         tried = list(dict.fromkeys([*folders, stored]))
         return next((path for path in tried if path.is_file()), None), tried
 

@@ -185,15 +185,19 @@ def _unrounded(
 ) -> tuple[Sites, NDArray[np.float64]]:
     """Sites where array coordinates put a few observations on one, and the positions that they come from."""
     why = f"{n_shared} observations share an array position with another though their spatial coordinates differ"
+    is_shareable = sites.layout == "square" and sites.occupancy >= LEAST_OCCUPANCY
     try:
-        return from_spatial(xy), xy
+        inferred = from_spatial(xy)
+        if not len(inferred.misfits) or not is_shareable:
+            return inferred, xy
+        why = f"{why}, and {len(inferred.misfits)} of these do not fit a lattice"
     except NoLatticeError as error:
         why = f"{why}; {error}"
-        # A square lattice whose sites may be shared is one of bins; the shifted rows of a hexagonal one are not.
-        # Nor are pixels, which leave most of their raster empty.
-        if sites.layout == "square" and sites.occupancy >= LEAST_OCCUPANCY:
-            return replace(sites, layout="bins", rejected=why), source
-        return replace(from_bins(xy), rejected=why, looked_like_lattice=True), xy
+    # A square lattice whose sites may be shared is one of bins; the shifted rows of a hexagonal one are not. Nor are pixels,
+    # which leave most of their raster empty.
+    if is_shareable:
+        return replace(sites, layout="bins", rejected=why), source
+    return replace(from_bins(xy), rejected=why, looked_like_lattice=True), xy
 
 
 def array_coordinates(adata: AnnData) -> ArrayCoordinates | None:

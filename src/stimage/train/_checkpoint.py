@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from stimage._paths import path_of
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT_VERSION = 1
@@ -46,7 +48,7 @@ def save_checkpoint(
     >>> weights["w"], config["genes"]
     (tensor([1., 1.]), ['A', 'B'])
     """
-    directory = Path(directory)
+    directory = path_of(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
@@ -93,7 +95,7 @@ def load_checkpoint(directory: str | Path, *, kind: str) -> tuple[dict[str, torc
     Traceback (most recent call last):
     FileNotFoundError: No checkpoint in 'nowhere': it has no config.json.
     """
-    directory = Path(directory)
+    directory = path_of(directory)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"No checkpoint in {str(directory)!r}: it has no {name}.")
