@@ -232,6 +232,15 @@ def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
                 f"adata.obs[{column!r}] must hold rows or columns of a grid, found dtype {adata.obs[column].dtype}: run "
                 "`stimage.pp.compact_grid` again."
             )
+    summary = adata.uns[grid_key].get("summary")
+    made_of = (
+        int(summary["n_observations"].sum()) if "n_observations" in getattr(summary, "columns", ()) else adata.n_obs
+    )
+    if made_of < adata.n_obs:
+        raise ValueError(
+            f"adata.uns[{grid_key!r}] is the grid of {made_of} observations, `adata` has {adata.n_obs}: it is that of one part of "
+            "what was put together, run `stimage.pp.compact_grid(adata, slide_key=...)` again."
+        )
     return adata.uns[grid_key]["slides"]
 
 

@@ -12,6 +12,7 @@ SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NAME": "pretrain",
     "SLURM_PROCID": "1",
+    "SLURM_STEP_ID": "0",
     "SLURM_LOCALID": "1",
     "SLURM_NODEID": "0",
     "SLURM_NODELIST": "node1",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from stimage import _validate
+from stimage._caches import user_cache
 from stimage._progress import progress
 from stimage.data import SlideImage, square_boxes
 from stimage.models._checked_weights import tensors_id
@@ -75,7 +76,7 @@ class PatchSpec:
 
 def default_cache() -> Path:
     """Folder for image features: ``stimage/image_features`` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stimage" / "image_features"
+    return user_cache() / "image_features"
 
 
 def named_encoder(name: str, seed: int) -> ImageEncoder:

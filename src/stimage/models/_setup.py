@@ -28,6 +28,20 @@ def setup_of(adata: AnnData) -> dict[str, Any]:
     }
 
 
+def with_layer(adata: AnnData, layer: str | None) -> AnnData:
+    """The same data, set up to read counts from another layer; ``adata`` itself where ``layer`` is ``None``."""
+    from anndata import AnnData
+
+    if layer is None:
+        return adata
+    _validate.check_counts(adata, layer)
+    notes = notes_of(adata)
+    parts = {part: dict(getattr(adata, part)) for part in ("obsm", "varm", "obsp", "varp")}
+    layers = {name: adata.layers[name] for name in _validate.layer_names(adata)}
+    setup = {_keys.STIMAGE: {**notes, "setup": {**notes.get("setup", {}), "layer": layer}}}
+    return AnnData(adata.X, obs=adata.obs, var=adata.var, uns={**adata.uns, **setup}, layers=layers, **parts)
+
+
 def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
     """Raise unless an AnnData has the grid, the counts and the slides that ``setup`` names."""
     notes_of(adata)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from stimage import _keys, _validate
+from stimage._labels import natural_order
 from stimage._libraries import image_libraries, library_name
 from stimage.pl._figure import LIGHT_GREY, figure, tissue_axes
 from stimage.pl._palette import category_colors
@@ -103,6 +104,8 @@ def domains(
         raise ValueError("`color` must name at least one column of adata.obs, found none.")
     labels = {key: _labels(adata, key) for key in keys}
     colors = {key: category_colors(adata, key, labels[key].cat.categories, palette) for key in keys}
+    for key in keys:
+        labels[key], colors[key] = _in_natural_order(labels[key], colors[key])
     coordinates = _validate.check_spatial(adata, spatial_key)
     has_grid = _validate.has_grid(adata, grid_key)
     if slide_key is None and has_grid:
@@ -279,6 +282,15 @@ def _labels(adata: AnnData, key: str) -> pd.Series:
             "use `squidpy.pl.spatial_scatter` for measurements."
         )
     return values.astype("category")
+
+
+def _in_natural_order(labels: pd.Series, colors: list[str]) -> tuple[pd.Series, list[str]]:
+    """Categories in the order that people count in, unless they have an order; each keeps its colour."""
+    names = [str(name) for name in labels.cat.categories]
+    if labels.cat.ordered or names != sorted(names):  # an order that someone chose
+        return labels, colors
+    order = [names.index(name) for name in natural_order(names)]
+    return labels.cat.reorder_categories(labels.cat.categories[order]), [colors[position] for position in order]
 
 
 def _library(adata: AnnData, name: str | None, img: bool | None) -> dict[str, Any] | None:
