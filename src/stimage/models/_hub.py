@@ -24,7 +24,7 @@ def folder_of(source: str | Path, *, revision: str | None, local_files_only: boo
     if revision is not None:
         _validate.check_text("revision", revision)
     shown = repr(os.fspath(source))[:200]
-    if path_of(source).is_dir():
+    if os.path.isdir(os.path.expanduser(source)):
         if revision is not None:
             raise ValueError(
                 f"`source`={shown} is a folder here, which has no `revision`: leave it out; or, for the model of that name "

@@ -193,7 +193,8 @@ def _torn(
     xy: NDArray[np.float64],
     pairs: tuple[NDArray[np.intp], NDArray[np.intp]],
 ) -> tuple[float, float]:
-    """Share of neighbours in the array that are another vector apart than most, and their median distance."""
+    """Share of neighbours in the array that are another vector apart than most, or of neighbours in space that are none in the
+    array, whichever is larger; and the median distance of neighbours in the array."""
     one, other = pairs
     if not len(one):
         return 1.0, float("nan")
@@ -205,7 +206,13 @@ def _torn(
         if of_unit.any():
             usual = np.median(moved[of_unit], axis=0)
             off[of_unit] = np.linalg.norm(moved[of_unit] - usual, axis=1) / max(np.linalg.norm(usual), 1e-300)
-    return float((off > _OFF).mean()), float(np.median(np.linalg.norm(moved, axis=1)))
+    apart = float(np.median(np.linalg.norm(moved, axis=1)))
+    near, neighbour = cKDTree(xy).query(xy, k=min(7, len(xy)), distance_upper_bound=1.3 * apart)
+    first, place = np.nonzero(np.isfinite(near[:, 1:]))
+    second = neighbour[first, place + 1]
+    wide = 2 if _unit_steps(row, col)[0] == (1, 1) else 1
+    split = (np.abs(row[first] - row[second]) > 1) | (np.abs(col[first] - col[second]) > wide)
+    return float(max((off > _OFF).mean(), split.mean() if len(split) else 0.0)), apart
 
 
 def _contradiction(

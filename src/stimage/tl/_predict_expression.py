@@ -67,7 +67,7 @@ def predict_expression(
         Instead of the layer, where the NaN would take ten times the room of the predictions: a data frame of the predicted
         genes alone (observations x predicted genes), float32.
     ``uns["stimage"]["stimage_predicted"]``
-        Model id, version, parameters, vocabulary hash and gene overlap; ``genes``: names of the predicted genes.
+        Model id, version, parameters, vocabulary hash and gene overlap.
 
     Raises
     ------
@@ -119,6 +119,5 @@ def predict_expression(
         adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=adata.var_names[known])
     else:
         adata.layers[key_added] = layer
-    entry = {**aligner.provenance(adata), **options, "genes": adata.var_names[known].to_numpy(dtype=object)}
-    adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}
+    adata.uns[_keys.STIMAGE] = {**notes, key_added: {**aligner.provenance(adata), **options}}
     return adata if copy else None
