@@ -30,7 +30,7 @@ def text_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
     text = np.array(
         ["" if none else str(value).strip() for value, none in zip(values, missing, strict=True)], dtype=object
     )
-    missing |= [label.lower() in _MISSING for label in text]
+    missing = missing | np.array([label.lower() in _MISSING for label in text], dtype=bool)
     text[missing] = ""
     return text.astype(str), ~missing
 
@@ -41,7 +41,7 @@ def warn_of_missing_names(values: Any, where: str, *, stacklevel: int = 3) -> No
 
     values = pd.Series(np.asarray(values, dtype=object))
     present = values[values.notna()].astype(str)
-    named = present[[label.strip().lower() in _MISSING for label in present]]
+    named = present[np.array([label.strip().lower() in _MISSING for label in present], dtype=bool)]
     if len(named):
         warnings.warn(
             f"{where} has {len(named)} labels that read like a missing value ({listing(named.unique(), 3)}): they count as "

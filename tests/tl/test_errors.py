@@ -286,7 +286,7 @@ BAD = {
     "library of another": (
         library_of_another,
         KeyError,
-        r"No (tissue )?image",
+        r"No (tissue )?image|has no image",
         {"embed aligned", "align", "predict_expression", "pl.niches", "pl.alignment", "SlideImage"},
     ),
     "text for scales": (

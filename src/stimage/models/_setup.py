@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ def corpus_of(
     if genes is None:
         for adata, places in zip(adatas, setups, strict=True):
             _validate.check_counts(adata, places["layer"], advice=advice)
-        genes = _gene_pool(adatas, setups, n_pool_genes)
+        with warnings.catch_warnings():  # of what is no gene, which is told when the slides are read
+            warnings.filterwarnings("ignore", message=".*variables are left out of library sizes")
+            genes = _gene_pool(adatas, setups, n_pool_genes)
     if not isinstance(genes, Vocabulary):
         genes = Vocabulary.from_anndata(adatas, genes)
     parts = [read_corpus([adata], genes, **places, advice=advice) for adata, places in zip(adatas, setups, strict=True)]

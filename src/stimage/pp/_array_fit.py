@@ -194,7 +194,8 @@ def _torn(
     pairs: tuple[NDArray[np.intp], NDArray[np.intp]],
 ) -> tuple[float, float]:
     """Share of neighbours in the array that are another vector apart than most, or of neighbours in space that are none in the
-    array, whichever is larger; and the median distance of neighbours in the array."""
+    array, whichever is larger; and the median distance of neighbours in the array.
+    """
     one, other = pairs
     if not len(one):
         return 1.0, float("nan")
