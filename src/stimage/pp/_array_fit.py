@@ -193,8 +193,10 @@ def _torn(
     xy: NDArray[np.float64],
     pairs: tuple[NDArray[np.intp], NDArray[np.intp]],
 ) -> tuple[float, float]:
-    """Share of neighbours in the array that are another vector apart than most, or of neighbours in space that are none in the
-    array, whichever is larger; and the median distance of neighbours in the array.
+    """How torn a slide is, and the median distance of neighbours in the array.
+
+    Torn is the share of neighbours in the array that are another vector apart than most, or of neighbours in space that are none
+    in the array, whichever is larger.
     """
     one, other = pairs
     if not len(one):

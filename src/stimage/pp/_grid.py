@@ -62,8 +62,10 @@ def compact_grid(
     """Give every observation an integer site of a compact raster, so that a slide can be cropped like an image.
 
     Array coordinates ``obs["array_row"]`` and ``obs["array_col"]`` are used where a slide has them. Otherwise the lattice
-    (pitch, rotation, hexagonal or square) is inferred from the spatial coordinates and verified: every observation must
-    lie within .45 of the pitch of its site, and no two on one site.
+    (pitch, rotation, hexagonal or square) is inferred from the spatial coordinates and verified: 95 % of the observations
+    must lie within .45 of the pitch of their site, and no two on one site; the others are named in a warning and have the nearest
+    free site. Where a slide has both coordinates they are compared: each observation must lie within half a step of where its
+    array position puts it, unless the whole slide is bent.
 
     Parameters
     ----------
@@ -83,7 +85,9 @@ def compact_grid(
         Column of ``adata.obs`` that names the slide of each observation; each slide gets a raster of its own. ``None``
         takes everything as one slide.
     spatial_key
-        Key of ``adata.obsm`` with x and y, shape (n_obs, 2). Needed where there are no array coordinates and for bins;
+        Key of ``adata.obsm`` with x and y, shape (n_obs, 2); of three columns the first two, of a data frame those called x and
+        y. Columns of ``obs`` under their usual names (``x``, ``y``; ``x_centroid``, ``y_centroid``; ...) stand for the
+        default key where it is absent. Needed where there are no array coordinates and for bins;
         otherwise used, if present, for the pitch and to tell a checkerboard from a hexagonal lattice.
     bin_size
         Side of a bin; only with ``layout="bins"``. ``None`` chooses, per slide, the largest size at which half of the
@@ -94,7 +98,8 @@ def compact_grid(
     micrometres_per_unit
         Length of one unit of the spatial coordinates in micrometres (1 where they are micrometres). ``None`` takes what
         ``adata.uns["spatial"]`` says: ``microns_per_pixel`` of Visium HD, micrometres beside Vizgen's transformation, and
-        100 micrometres between the spots of Visium.
+        100 micrometres between the spots of Visium, for which a hexagonal lattice is taken unless its spots' diameter says
+        otherwise.
     key_added
         Prefix of the keys written.
     copy
@@ -117,7 +122,8 @@ def compact_grid(
         unknown), ``unit`` (``"micrometre"``, ``"pixel"`` or ``"unknown"``), ``rotation`` (degrees from the x axis to the raster's columns axis) and ``source``
         (``"array"`` or ``"spatial"``). ``"summary"``: another one with ``n_observations``, ``n_sites`` (occupied),
         ``median_per_site`` and ``most_per_site`` (observations on an occupied site), ``micrometres_per_unit`` and
-        ``pitch_micrometres`` (NaN if unknown), and ``scale_from``, what says so.
+        ``pitch_micrometres`` (NaN if unknown), ``scale_from``, what says so, and ``rejected``, why there are bins and no
+        lattice (empty otherwise).
 
     Raises
     ------
@@ -125,9 +131,17 @@ def compact_grid(
         If ``slide_key``, or coordinates that are needed, are absent.
     ValueError
         If coordinates or slide labels are missing or not finite, a slide has one observation, two observations share a
-        site, the coordinates do not form the lattice asked for, or a key to be written is taken by something else. If a
+        site, the coordinates do not form the lattice asked for, array positions are pixels or contradict the spatial
+        coordinates for more than 5 % of the observations, or a key to be written is taken by something else. If a
         unit must be wrong: all observations in one bin, each alone in a bin among empty ones, coordinates that contradict
         the scale factors, or positions within fields of view taken for positions on the slide.
+
+    Warns
+    -----
+    UserWarning
+        Once, of all that is odd: observations that do not fit the lattice, bins where a lattice was expected, spots off tissue
+        (``obs["in_tissue"]`` 0, which become sites like the others), observations far from all others, slides on top of each
+        other without ``slide_key``, a third coordinate, coordinates found in ``obs``.
 
     Examples
     --------
