@@ -210,7 +210,8 @@ class Corpus(Sequence[Slide]):
             One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
         genes
             Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`stimage.data.Vocabulary.match`; those
-            that a slide lacks are treated as not measured.
+            that a slide lacks are treated as not measured, and so are those that an outer join left empty on it: without a count
+            where 20 would be expected from the other slides.
         layer
             Layer with raw counts; ``X`` by default.
         slide_key
@@ -232,6 +233,11 @@ class Corpus(Sequence[Slide]):
         ValueError
             If counts are not raw, names are repeated, a slide has several donors, too few genes of the vocabulary, no
             counts or less than two observations.
+
+        Warns
+        -----
+        UserWarning
+            If antibodies, control probes, blanks or genes of a second species are left out of library sizes, with their share.
         """
         adatas = _validate.check_anndatas(adatas)
         vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary.from_anndata(adatas, genes)

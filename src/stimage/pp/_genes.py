@@ -112,7 +112,9 @@ def select_genes(
     slide_key
         Column of ``obs`` that names the slide of each observation; ``None`` takes each AnnData as one slide.
     join
-        Candidates are the genes measured in every slide (``"inner"``) or in at least ``min_slides`` (``"outer"``).
+        Candidates are the genes measured in every slide (``"inner"``) or in at least ``min_slides`` (``"outer"``). Of slides in one
+        AnnData, a gene without a count on one is not measured there if 20 counts would be expected from the others, as after an
+        outer join. Antibodies, control probes, blanks and genes of a second species are never candidates.
     min_slides
         Used with ``join="outer"``.
 
@@ -127,6 +129,11 @@ def select_genes(
         If ``layer`` or ``slide_key`` is absent.
     ValueError
         If counts are not raw, gene names are repeated, or slides have no gene in common.
+
+    Warns
+    -----
+    UserWarning
+        If variables are left out because they are no genes of the slide's species.
 
     Examples
     --------
