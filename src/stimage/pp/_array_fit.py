@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _OFF = 0.5
 """Distance from where an array position puts an observation, over the pitch, from which the two disagree."""
+_FAR_OFF = 0.75
+"""The same for what no jitter of a hand-made array does: rows or columns that are counted wrong are a whole step off."""
 _MOST_TORN = 0.002
 """Share of neighbours in the array that may be another distance apart in a slide whose coordinates are bent."""
 _FEW = 8
@@ -65,7 +67,7 @@ def fit_array(row: NDArray[np.int64], col: NDArray[np.int64], xy: NDArray[np.flo
     Raises
     ------
     ValueError
-        If more than 5 % of the observations do not follow one map, and neighbours in the array are not neighbours in space.
+        If more than 5 % of the observations are far from following one map, and neighbours in the array are not neighbours in space.
     """
     design = np.column_stack([row, col, np.ones(len(row))]).astype(np.float64)
     if xy is None or np.linalg.matrix_rank(design - design[0] * [1, 1, 0]) < 3 or not np.ptp(xy, axis=0).any():
@@ -79,7 +81,7 @@ def fit_array(row: NDArray[np.int64], col: NDArray[np.int64], xy: NDArray[np.flo
     # The first of those that most observations follow: the one from neighbours does not average over a seam.
     fit, off = max(fits, key=lambda one: (one[1] <= _OFF).sum())
     found = ArrayFit(fit[:2], fit[2], off)
-    if (off > _OFF).mean() <= MOST_MISFITS:
+    if (off > _FAR_OFF).mean() <= MOST_MISFITS:
         return found
     torn, apart = _torn(row, col, xy, pairs)
     if steps is not None and torn <= _MOST_TORN and len(pairs[0]) >= len(row):

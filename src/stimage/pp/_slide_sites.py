@@ -164,7 +164,9 @@ def _inferred(xy: NDArray[np.float64], layout: str, names: pd.Index) -> Sites:
     except SharedSiteError as error:
         # Bins of a square lattice may be shared, the shifted rows of a hexagonal one are none; the same position is an error.
         if layout == "auto" and error.sites.layout == "square" and _all_distinct(xy):
-            return replace(error.sites, layout="bins", rejected=str(error), looked_like_lattice=True)
+            why = f"{error} (e.g. {listing(names[error.observations], 3)})"
+            none = np.empty(0, dtype=np.intp)
+            return replace(error.sites, layout="bins", misfits=none, rejected=why, looked_like_lattice=True)
         raise ValueError(
             f"{error} (e.g. {listing(names[error.observations], 3)}): remove duplicates, pass `slide_key=` if there are "
             "several slides, or use `layout`='bins'."
