@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimage import _keys, _validate
+from stimage._features import genes_with_warning
+from stimage._measured import absent_genes
 from stimage.data._corpus_store import open_slides, verify_corpus, write_corpus
 from stimage.data._corpus_writer import TARGET_SUM
 from stimage.data._slide import Slide
@@ -208,7 +210,8 @@ class Corpus(Sequence[Slide]):
             One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
         genes
             Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`stimage.data.Vocabulary.match`; those
-            that a slide lacks are treated as not measured.
+            that a slide lacks are treated as not measured, and so are those that an outer join left empty on it: without a count
+            where 20 would be expected from the other slides.
         layer
             Layer with raw counts; ``X`` by default.
         slide_key
@@ -230,6 +233,11 @@ class Corpus(Sequence[Slide]):
         ValueError
             If counts are not raw, names are repeated, a slide has several donors, too few genes of the vocabulary, no
             counts or less than two observations.
+
+        Warns
+        -----
+        UserWarning
+            If antibodies, control probes, blanks or genes of a second species are left out of library sizes, with their share.
         """
         adatas = _validate.check_anndatas(adatas)
         vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary.from_anndata(adatas, genes)
@@ -277,16 +285,19 @@ def read_corpus(
     advice: str = _validate.LAYER_ADVICE,
 ) -> Corpus:
     """Read a corpus, see :meth:`Corpus.from_anndata`; ``advice`` is for AnnData whose counts are not raw."""
-    matches = []
+    matches, all_counts = [], []
     for adata in adatas:
         _validate.check_size(adata)
-        _validate.check_counts(adata, layer, advice=advice)
+        all_counts.append(_validate.check_counts(adata, layer, advice=advice))
         _validate.check_unique_names(adata, genes=True)
         matches.append(vocabulary.match(adata))
     slides, source = [], []
-    for number, (adata, match) in enumerate(zip(adatas, matches, strict=True)):
+    for number, (adata, match, counts) in enumerate(zip(adatas, matches, all_counts, strict=True)):
         match.report()
-        for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
+        genes_with_warning(adata, counts)
+        parts = slide_observations(adata, slide_key=slide_key, grid_key=grid_key)
+        absent = absent_genes(counts, [observations for _, observations in parts])
+        for (name, observations), is_absent in zip(parts, absent, strict=True):
             slides.append(
                 Slide.from_anndata(
                     adata,
@@ -296,7 +307,7 @@ def read_corpus(
                     layer=layer,
                     grid_key=grid_key,
                     donor=slide_donor(adata, observations, donor_key, name),
-                    gene_of_variable=match.gene_of_variable,
+                    gene_of_variable=np.where(is_absent, -1, match.gene_of_variable),
                 )
             )
             source.append(number)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.data._corpus_index import (
     INDEX,
     SLIDE_FILE,
@@ -87,7 +88,7 @@ class CorpusWriter:
         _validate.check_path("path", path)
         _validate.check_range("target_sum", target_sum, 0, np.inf)
         notes = check_notes(notes)
-        self._folder = Path(path)
+        self._folder = path_of(path)
         if not callable(genes):
             genes = _as_vocabulary(genes)
         _check_folder(self._folder)

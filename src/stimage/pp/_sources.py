@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stimage import _keys
+from stimage._paths import path_of
 from stimage._validate import check_counts, check_text, listing
 from stimage.pp._grid import compact_grid
 from stimage.pp._spatialdata import from_spatialdata
@@ -56,7 +57,7 @@ def check_sources(
         if isinstance(source, AnnData):
             checked.append(Source(f"sources[{number}]", "memory", source))
         elif isinstance(source, str | os.PathLike):
-            path = Path(source)
+            path = path_of(source)
             checked.append(Source(repr(str(path)), _kind(path), path))
         else:
             raise TypeError(f"`sources[{number}]` must be a path or an AnnData, found {type(source).__name__}.")

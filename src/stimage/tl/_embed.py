@@ -8,7 +8,7 @@ from stimage import _keys, _validate, pretrained
 from stimage._settings import seed_of
 from stimage.models import STAlign, STImage
 from stimage.models._embedding import check_absent
-from stimage.models._setup import notes_of
+from stimage.models._setup import notes_of, with_layer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ def embed(
     adata: AnnData,
     model: STImage | STAlign | None = None,
     *,
+    layer: str | None = None,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
     n_repeats: int = 3,
@@ -44,12 +45,13 @@ def embed(
     ----------
     adata
         AnnData after :func:`stimage.pp.compact_grid`, with any genes that overlap the model's: symbols or Ensembl ids,
-        in ``var_names`` or a column of ``var``. Counts are read from ``X``, or from where
-        :meth:`stimage.models.STImage.setup_anndata` said.
+        in ``var_names`` or a column of ``var``.
     model
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`. With an
         aligner, ``modality``, ``level``, ``image_dir`` and ``cache_dir`` are for it, and the options of windows, ``mode`` to
         ``adapt_epochs``, are not.
+    layer
+        Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
     mode
         ``"visible"``: what the model says of a site that it sees; ``"context"``: of a site hidden from it with half of the
         slide, which is its surroundings' view of it; ``"surroundings"``: hidden with nine tenths of the slide;
@@ -144,15 +146,16 @@ def embed(
             written, {"key_added": _keys.REPRESENTATION, "copy": False}, "what is written to `adata`, not to `output`"
         )
     notes = notes_of(adata)
+    counted = with_layer(adata, layer)
     windows = {"mode": mode, "tile_size": tile_size, "n_repeats": n_repeats, "n_genes": n_genes}
     windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs, "output": output}
     aligned = {"modality": modality, "level": level, "image_dir": image_dir, "cache_dir": cache_dir}
     if isinstance(model, STAlign):
         _refuse(windows, {"n_repeats": 3, "batch_size": 32, "adapt_epochs": 0}, "windows, and an aligner has none")
-        embedding, entry = _embed_aligned(adata, model, **aligned)
+        embedding, entry = _embed_aligned(counted, model, **aligned)
     else:
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
-        embedding, entry = _embed_windows(adata, model, **windows, seed=seed_of(seed))
+        embedding, entry = _embed_windows(counted, model, **windows, seed=seed_of(seed))
     if output is not None:
         return None
     adata = adata.copy() if copy else adata
