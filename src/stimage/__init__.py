@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import benchmark, data, datasets, models, modules, pl, pp, pretrained, tl, train
+    from . import benchmark, data, datasets, io, models, modules, pl, pp, pretrained, tl, train
 
-__all__ = ["benchmark", "data", "datasets", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
+__all__ = ["benchmark", "data", "datasets", "io", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
 
 __version__: str
 
