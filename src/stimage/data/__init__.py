@@ -6,6 +6,7 @@ from stimage.data._corpus_writer import CorpusWriter
 from stimage.data._datamodule import SpotDataset, WindowDataModule, WindowDataset, collate_windows
 from stimage.data._device_datamodule import DeviceWindowDataModule
 from stimage.data._device_windows import DeviceWindows
+from stimage.data._donor_splits import split_by_donor
 from stimage.data._epoch_sampler import EpochSampler, JointBatchSampler
 from stimage.data._gene_selection import select_window_genes
 from stimage.data._macro_domains import macro_domains
@@ -56,6 +57,7 @@ __all__ = [
     "site_limits",
     "site_positions",
     "split_by_block",
+    "split_by_donor",
     "split_by_slide",
     "square_boxes",
     "standardised_features",

@@ -142,7 +142,9 @@ def _contradictions(name: str, table: pd.DataFrame, same: Sequence[str]) -> list
         ]
     donor, species = table.at[name, "donor"], table.at[name, "species"]
     if donor and species:
-        of_donor = table.loc[(table["donor"] == donor) & (table["species"] != "") & (table["species"] != species), "species"]
+        of_donor = table.loc[
+            (table["donor"] == donor) & (table["species"] != "") & (table["species"] != species), "species"
+        ]
         if len(of_donor):
             found.append(f"donor {donor!r} is also of {of_donor.iloc[0]!r} ({of_donor.index[0]!r})")
     return found

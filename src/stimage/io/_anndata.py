@@ -67,7 +67,9 @@ def assemble(adata: AnnData, counts: Any, var: Any) -> AnnData:
     from anndata import AnnData
 
     same = var is adata.var
-    layers = {key: adata.layers[key] for key in adata.layers if key is not None and same and adata.layers[key] is not counts}
+    layers = {
+        key: adata.layers[key] for key in adata.layers if key is not None and same and adata.layers[key] is not counts
+    }
     # Matrices between observations and what belongs to other genes is of no use to what reads counts.
     return AnnData(
         X=counts, obs=adata.obs.copy(), var=var.copy(), obsm=dict(adata.obsm), uns=dict(adata.uns), layers=layers
@@ -77,7 +79,11 @@ def assemble(adata: AnnData, counts: Any, var: Any) -> AnnData:
 def only_library(adata: AnnData) -> str:
     """Name of the library in ``uns["spatial"]``, empty unless there is one."""
     libraries = adata.uns.get(_keys.SPATIAL)
-    names = [name for name, entry in libraries.items() if isinstance(entry, Mapping)] if isinstance(libraries, Mapping) else []
+    names = (
+        [name for name, entry in libraries.items() if isinstance(entry, Mapping)]
+        if isinstance(libraries, Mapping)
+        else []
+    )
     return str(names[0]) if len(names) == 1 else ""
 
 

@@ -33,7 +33,7 @@ _LEAST_THAT_FIT = 0.95
 
 
 def coordinates(adata: AnnData) -> tuple[NDArray[np.float64] | None, str]:
-    """x and y (n_obs, 2), and where they were; ``None`` where there are none.
+    """X and y (n_obs, 2), and where they were; ``None`` where there are none.
 
     ``obsm["spatial"]`` comes first. Of more than two columns the first two are taken when the others are constant; other
     such arrays are returned as they are, for they may be sections or depths.
@@ -48,7 +48,9 @@ def coordinates(adata: AnnData) -> tuple[NDArray[np.float64] | None, str]:
             return xy, where
     for pair in _OBS:
         if all(key in adata.obs and pd.api.types.is_numeric_dtype(adata.obs[key]) for key in pair):
-            return adata.obs[list(pair)].to_numpy(dtype=np.float64, na_value=np.nan), f"obs[{pair[0]!r}], obs[{pair[1]!r}]"
+            return adata.obs[list(pair)].to_numpy(
+                dtype=np.float64, na_value=np.nan
+            ), f"obs[{pair[0]!r}], obs[{pair[1]!r}]"
     return None, ""
 
 

@@ -37,7 +37,9 @@ def raw_counts(adata: AnnData, layer: str | None, *, raw_first: bool = False) ->
         if found is not None:
             return found
     check_counts(adata)  # says what is wrong with X
-    raise ValueError("adata holds no raw counts in X, layers['counts'] or .raw: pass the layer that does with `layer=`.")
+    raise ValueError(
+        "adata holds no raw counts in X, layers['counts'] or .raw: pass the layer that does with `layer=`."
+    )
 
 
 def _counts_at(adata: AnnData, place: str) -> tuple[Any, pd.DataFrame, str] | None:

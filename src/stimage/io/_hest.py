@@ -156,4 +156,3 @@ def _is_nothing(value: object) -> bool:
 
 def _text(value: object) -> str:
     return "" if _is_nothing(value) else str(value).strip()
-

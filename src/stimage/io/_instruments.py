@@ -76,7 +76,9 @@ def read_cosmx(path: Path, options: Options) -> AnnData:
     adata.obsm[_keys.SPATIAL] = np.asarray(adata.obsm.pop(_COSMX_GLOBAL), dtype=np.float64)
     adata.uns.pop(_keys.SPATIAL, None)
     dropped = _drop_controls(adata)
-    background = adata.obs["cell_ID"].astype(str).eq("0").to_numpy() if "cell_ID" in adata.obs else np.zeros(n_read, bool)
+    background = (
+        adata.obs["cell_ID"].astype(str).eq("0").to_numpy() if "cell_ID" in adata.obs else np.zeros(n_read, bool)
+    )
     dropped["background of fields of view (cell 0)"] = int(background.sum())
     adata = adata[~background, ~_is_control(adata.var_names)].copy()
     return _finished(adata, path, counts, f"{cells}, centres on the slide", dropped, "CosMx")

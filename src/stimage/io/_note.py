@@ -79,9 +79,13 @@ def drop_outside_tissue(in_tissue: pd.Series, where: str) -> NDArray[np.bool_]:
     """Which observations are under tissue; raise ``ValueError`` if none is, or the column does not say."""
     values = pd.to_numeric(in_tissue, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if not np.isin(values, (0, 1)).all():
-        raise ValueError(f"{where} must be 0 or 1 for every spot, found e.g. {in_tissue[~np.isin(values, (0, 1))].iloc[0]!r}.")
+        raise ValueError(
+            f"{where} must be 0 or 1 for every spot, found e.g. {in_tissue[~np.isin(values, (0, 1))].iloc[0]!r}."
+        )
     if not values.any():
-        raise ValueError(f"{where} is 0 for all {len(values)} spots, so that none is under tissue: correct or remove it.")
+        raise ValueError(
+            f"{where} is 0 for all {len(values)} spots, so that none is under tissue: correct or remove it."
+        )
     return values == 1
 
 
@@ -130,4 +134,8 @@ def _add_column(adata: AnnData, key: str, value: str) -> str:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value)) or str(value).strip().lower() in ("", "nan", "none", "na")
+    return (
+        value is None
+        or (isinstance(value, float) and np.isnan(value))
+        or str(value).strip().lower() in ("", "nan", "none", "na")
+    )

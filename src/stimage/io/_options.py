@@ -17,4 +17,6 @@ class Options:
 
     def given(self) -> list[str]:
         """Names of the options that some formats have and others have not, as far as they were passed."""
-        return [field.name for field in fields(self) if field.name != "images" and getattr(self, field.name) is not None]
+        return [
+            field.name for field in fields(self) if field.name != "images" and getattr(self, field.name) is not None
+        ]

@@ -147,7 +147,8 @@ def _the_output(path: Path) -> _Output:
     outputs = _outputs(path)
     if not outputs:
         inner = _inner(path)
-        if len(inner) > 1:
+        # Bins of one size may be all that was downloaded so far: which size is meant is never guessed.
+        if len(inner) > 1 or (inner and inner[0].name != "outs"):
             names = [folder.relative_to(path).as_posix() for folder in inner]
             raise ValueError(
                 f"{str(path)!r} has bins of several sizes, or bins and cells ({listing([folder.name for folder in inner])}): "
@@ -248,6 +249,10 @@ def _library(output: _Output, load: bool) -> dict[str, Any]:
 
 
 def _technology(entry: dict[str, Any], output: _Output) -> str:
-    if output.cells is not None or "bin_size_um" in entry["scalefactors"] or output.matrix.parent.name.startswith("square_"):
+    if (
+        output.cells is not None
+        or "bin_size_um" in entry["scalefactors"]
+        or output.matrix.parent.name.startswith("square_")
+    ):
         return "Visium HD"
     return "Visium"

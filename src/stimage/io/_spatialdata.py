@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stimage import _keys
 from stimage._spatialdata import load_spatialdata
 from stimage._validate import listing
 from stimage.io._anndata import tidy
@@ -25,7 +24,9 @@ _DOWNSCALED = "downscaled_"
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is a zarr store."""
-    return path.is_dir() and (path.suffix == ".zarr" or any((path / name).is_file() for name in (".zgroup", "zarr.json")))
+    return path.is_dir() and (
+        path.suffix == ".zarr" or any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+    )
 
 
 def read_zarr_store(path: Path, options: Options) -> AnnData:
@@ -80,7 +81,9 @@ def _only_table(sdata: SpatialData) -> str:
     if len(tables) == 1:
         return tables[0]
     if not tables:
-        raise ValueError("The SpatialData has no table: count molecules in cells or bins first, see `SpatialData.aggregate`.")
+        raise ValueError(
+            "The SpatialData has no table: count molecules in cells or bins first, see `SpatialData.aggregate`."
+        )
     raise ValueError(f"The SpatialData has {len(tables)} tables: pass one of {listing(tables, 30)} as `table=`.")
 
 

@@ -87,7 +87,7 @@ def read_gem(path: Path, options: Options) -> AnnData:
 
 def _chunks(path: Path):
     """Pieces of the table, and its columns with the gene and the count."""
-    with (gzip.open(path, "rt") if path.suffix == ".gz" else path.open()) as file:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         line = file.readline()
         skipped = 0
         while line.startswith("#"):

@@ -125,9 +125,13 @@ def read_counts(path: Path) -> tuple[list[str], list[str], sparse.csr_matrix]:
     """
     spots, values, columns, lengths = [], [], [], [0]
     with path.open(encoding="utf-8") as file:
-        genes = pd.read_csv(_one_line(file.readline()), header=None, dtype=str, keep_default_na=False).iloc[0, 1:].tolist()
+        genes = (
+            pd.read_csv(_one_line(file.readline()), header=None, dtype=str, keep_default_na=False).iloc[0, 1:].tolist()
+        )
         for number, line in enumerate(file, 2):
-            name, _, text = line.rstrip("\r\n").rpartition('",') if line.startswith('"') else line.rstrip("\r\n").partition(",")
+            name, _, text = (
+                line.rstrip("\r\n").rpartition('",') if line.startswith('"') else line.rstrip("\r\n").partition(",")
+            )
             row = np.fromstring(text, dtype=np.float32, sep=",") if text else np.empty(0, np.float32)
             if len(row) != len(genes):
                 raise ValueError(
@@ -175,7 +179,9 @@ def _add_array(adata: AnnData) -> None:
     parts = adata.obs_names.str.extract(_ARRAY_NAME)
     if parts.isna().to_numpy().any() or not len(parts):
         return
-    adata.obs[_keys.ARRAY_COL], adata.obs[_keys.ARRAY_ROW] = (parts[part].to_numpy().astype(np.int64) for part in (0, 1))
+    adata.obs[_keys.ARRAY_COL], adata.obs[_keys.ARRAY_ROW] = (
+        parts[part].to_numpy().astype(np.int64) for part in (0, 1)
+    )
     if not array_is_true(adata, adata.obsm[_keys.SPATIAL]):
         adata.obs = adata.obs.drop(columns=[_keys.ARRAY_COL, _keys.ARRAY_ROW])
 

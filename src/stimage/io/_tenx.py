@@ -38,7 +38,9 @@ def read_matrix(path: Path) -> tuple[AnnData, dict[str, int]]:
         kinds = adata.var["feature_types"].astype(str)
         others = kinds[kinds != GENES]
         if len(others) == len(kinds):
-            raise ValueError(f"{str(path)!r} has no features of type {GENES!r}, only {listing(sorted(others.unique()))}.")
+            raise ValueError(
+                f"{str(path)!r} has no features of type {GENES!r}, only {listing(sorted(others.unique()))}."
+            )
         for kind, number in others.value_counts().items():
             dropped[f"features of type {kind}"] = int(number)
         if len(others):
@@ -56,7 +58,9 @@ def _read_folder(path: Path) -> AnnData:
     names = [f"{name}.gz" if packed else name for name in (genes, "barcodes.tsv")]
     absent = [name for name in names if not (path / name).is_file()]
     if absent:
-        raise ValueError(f"{str(path)!r} lacks {listing(absent)}, which belong to its matrix: download the folder again.")
+        raise ValueError(
+            f"{str(path)!r} lacks {listing(absent)}, which belong to its matrix: download the folder again."
+        )
     if packed or genes == "genes.tsv":
         return sc.read_10x_mtx(path, gex_only=False)
     return _read_unpacked(path)

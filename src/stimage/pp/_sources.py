@@ -154,6 +154,7 @@ def read_source(
     grid_key: str,
     table: str | None,
     coordinate_system: str | None,
+    min_spots: int = 0,
 ) -> AnnData:
     """Read a source, with raw counts in ``X``, and give it a grid if it has none; what lies in memory or on disk stays as it is."""
     with naming(source):
@@ -171,6 +172,8 @@ def read_source(
                 # Each format has errors of its own for a file that is damaged.
                 raise ValueError(f"it cannot be read ({type(error).__name__}: {error!s:.300}).") from error
         check_counts(adata)
+        if adata.n_obs < min_spots:
+            raise ValueError(f"it has {adata.n_obs} spots, fewer than {min_spots}.")
         if grid_key in adata.uns:
             return adata
         sites = _without_expression(adata)
