@@ -102,4 +102,5 @@ def _chunks(path: Path):
         )
     reader = pd.read_csv(path, sep="\t", skiprows=skipped, usecols=[gene, "x", "y", count], chunksize=_ROWS)
     for chunk in reader:
-        yield chunk, gene, count
+        if len(chunk):
+            yield chunk, gene, count
