@@ -82,7 +82,7 @@ def write_stimage_1k4m(root: Path, slides: dict[str, AnnData]) -> None:
         with (folder / "gene_exp" / f"{name}_count.csv").open("w") as file:
             file.write("," + ",".join(adata.var_names) + "\n")
             for spot, start in zip(adata.obs_names, range(counts.shape[0]), strict=True):
-                values = counts[start].toarray().ravel().astype(str)
+                values = map(str, counts[start].toarray().ravel().tolist())
                 file.write(f"{name}_{spot}," + ",".join(values) + "\n")
         xy = np.asarray(adata.obsm["spatial"])
         index = [f"{name}_{spot}" for spot in adata.obs_names]

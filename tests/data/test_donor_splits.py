@@ -13,9 +13,7 @@ GENES = [f"gene{i}" for i in range(20)]
 
 def corpus_of(donors, studies, copies=()):
     """Slides of some donors and studies; ``copies`` names those that have the counts of another."""
-    slides = [
-        random_slide(8, 7, n_genes=20, name=f"s{i}", seed=dict(copies).get(i, i)) for i in range(len(donors))
-    ]
+    slides = [random_slide(8, 7, n_genes=20, name=f"s{i}", seed=dict(copies).get(i, i)) for i in range(len(donors))]
     # Deep enough for sites to differ.
     slides = [
         replace(slide, donor=donor, library_size=50 * slide.library_size)

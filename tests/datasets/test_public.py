@@ -95,7 +95,9 @@ def test_a_file_that_was_put_there_by_hand(archives, tmp_path):
 
 @pytest.mark.parametrize("name", list(_public._SLIDES))
 def test_offline_it_says_what_to_download_where(tmp_path, offline, name):
-    with pytest.raises(ConnectionError, match="cannot be downloaded. On a machine with internet, download https://") as error:
+    with pytest.raises(
+        ConnectionError, match="cannot be downloaded. On a machine with internet, download https://"
+    ) as error:
         sti.datasets.public_slide(name, path=tmp_path)
     assert str(tmp_path) in str(error.value)
     if name == "visium_heart_histology":

@@ -120,7 +120,9 @@ def test_a_path_with_another_content_is_refused(slides, tmp_path):
     before = (corpus / "corpus.json").read_bytes()
     slides[1].write_h5ad(path)
     slides[2].write_h5ad(tmp_path / "b.h5ad")
-    with pytest.raises(ValueError, match="Source '.*a.h5ad' is in the corpus, but its content is another now: restore it"):
+    with pytest.raises(
+        ValueError, match="Source '.*a.h5ad' is in the corpus, but its content is another now: restore it"
+    ):
         pp.build_corpus([tmp_path / "b.h5ad", path], corpus, genes=GENES)
     assert (corpus / "corpus.json").read_bytes() == before
     slides[0].write_h5ad(path)
@@ -195,7 +197,14 @@ def test_the_same_slide_under_another_name(slides, tmp_path):
     names = [slide.name for slide in corpus]
     for report in (corpus.report(), Corpus.open(tmp_path / "corpus").report()):
         same = dict(zip(names, report["same_counts_as"], strict=True))
-        assert same == {names[0]: names[4], names[4]: names[0], names[1]: names[5], names[5]: names[1], names[2]: "", names[3]: ""}
+        assert same == {
+            names[0]: names[4],
+            names[4]: names[0],
+            names[1]: names[5],
+            names[5]: names[1],
+            names[2]: "",
+            names[3]: "",
+        }
         wrong = report["contradiction"].tolist()
         assert wrong[0] == f"same counts as {names[4]!r} of donor 'eve'"
         assert wrong[4] == f"same counts as {names[0]!r} of donor 'ann'"

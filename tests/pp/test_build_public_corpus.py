@@ -83,7 +83,9 @@ def test_the_filter_and_the_splits(stimage_copy, slides, tmp_path):
     assert table.loc["S3", "split"] in ("validation", "test")
     # The same corpus as from the sources themselves.
     paths = sti.io.list_slides(stimage_copy)["path"]
-    again = sti.pp.build_corpus(paths[["S0", "S1", "S2", "S3", "S4"]].tolist(), tmp_path / "again", genes=corpus.vocabulary)
+    again = sti.pp.build_corpus(
+        paths[["S0", "S1", "S2", "S3", "S4"]].tolist(), tmp_path / "again", genes=corpus.vocabulary
+    )
     for one, other in zip(corpus, again, strict=True):
         np.testing.assert_array_equal(one.expression[:].toarray(), other.expression[:].toarray())
 
@@ -105,7 +107,12 @@ def test_what_cannot_be_done_is_said(stimage_copy, tmp_path, capsys):
     cases = {
         ("--tissue", "liver"): "No slide passes the filter: the 10 slides have species 'human', 'mouse'",
         ("--min-spots", "1"): "of 2 species ('human', 'mouse'), whose genes have other names: pass `species=`",
-        ("--species", "mouse", "--splits-by", "donor"): "The corpus has 1 groups of slides that must stay together, 3 parts",
+        (
+            "--species",
+            "mouse",
+            "--splits-by",
+            "donor",
+        ): "The corpus has 1 groups of slides that must stay together, 3 parts",
     }
     for number, (options, message) in enumerate(cases.items()):
         out = tmp_path / f"corpus{number}"

@@ -44,7 +44,8 @@ _SLIDES: dict[str, _Visium | _Archive] = {
     "visium_mouse_brain": _Visium("V1_Adult_Mouse_Brain"),
     "visium_heart_histology": _Visium("V1_Human_Heart", histology=True),
     "visium_hd_tiny": _Archive(
-        f"{_TENX}/spatial-exp/4.0.1/Visium_HD_Tiny_3prime_Dataset/Visium_HD_Tiny_3prime_Dataset_outs.zip", "square_008um"
+        f"{_TENX}/spatial-exp/4.0.1/Visium_HD_Tiny_3prime_Dataset/Visium_HD_Tiny_3prime_Dataset_outs.zip",
+        "square_008um",
     ),
     "xenium_ovary_tiny": _Archive(
         f"{_TENX}/xenium/4.0.0/Xenium_V1_Human_Ovary_tiny/Xenium_V1_Human_Ovary_tiny_outs.zip", ""
@@ -168,4 +169,6 @@ def _check_hash(archive: Path) -> None:
 
 def _offline(files: dict[str, Path]) -> ConnectionError:
     what = "; ".join(f"{url} to {str(place)!r}" for url, place in files.items())
-    return ConnectionError(f"The slide cannot be downloaded. On a machine with internet, download {what}; then call again.")
+    return ConnectionError(
+        f"The slide cannot be downloaded. On a machine with internet, download {what}; then call again."
+    )
