@@ -159,6 +159,17 @@ def test_coordinates_elsewhere_in_obsm(slide):
         assert sti.io.read(flat).obsm["spatial"].shape == (slide.n_obs, 2)
 
 
+def test_columns_that_differ_are_named(slide):
+    xy = slide.obsm.pop("spatial")
+    slide.obs[["x", "y"]] = xy
+    slide.obs[["x_centroid", "y_centroid"]] = xy
+    with pytest.warns(UserWarning, match="coordinates from"):
+        np.testing.assert_array_equal(sti.io.read(slide).obsm["spatial"], xy)
+    slide.obs["x"] *= 0.2125
+    with pytest.raises(KeyError, match="several pairs of columns that differ: 'x_centroid/y_centroid', 'x/y'"):
+        sti.io.read(slide)
+
+
 def test_no_coordinates(slide):
     del slide.obsm["spatial"], slide.obs["array_row"], slide.obs["array_col"]
     with pytest.raises(KeyError, match="No spatial coordinates: adata.obsm has none"):

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from stimage import _keys
+from stimage._validate import listing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,7 +28,7 @@ _OBS = (
     ("x_pixel", "y_pixel"),
     ("x", "y"),
 )
-"""Columns of ``obs`` that hold x and y, the most telling names first."""
+"""Columns of ``obs`` that hold x and y."""
 _LARGEST_RESIDUAL = 0.35
 """Distance of an observation from where its array position says it is, in pitches; spots of legacy arrays are printed unevenly."""
 _LEAST_THAT_FIT = 0.95
@@ -37,6 +39,11 @@ def coordinates(adata: AnnData) -> tuple[NDArray[np.float64] | None, str]:
 
     ``obsm["spatial"]`` comes first. Of more than two columns the first two are taken when the others are constant; other
     such arrays are returned as they are, for they may be sections or depths.
+
+    Raises
+    ------
+    KeyError
+        If only columns of ``obs`` hold coordinates, and several pairs of them differ.
     """
     for key in (_keys.SPATIAL, *_OBSM):
         if key in adata.obsm:
@@ -46,12 +53,16 @@ def coordinates(adata: AnnData) -> tuple[NDArray[np.float64] | None, str]:
             if xy.ndim == 2 and xy.shape[1] > 2 and (xy[:, 2:] == xy[:1, 2:]).all():
                 return xy[:, :2].astype(np.float64), f"{where}, first two columns"
             return xy, where
-    for pair in _OBS:
-        if all(key in adata.obs and pd.api.types.is_numeric_dtype(adata.obs[key]) for key in pair):
-            return adata.obs[list(pair)].to_numpy(
-                dtype=np.float64, na_value=np.nan
-            ), f"obs[{pair[0]!r}], obs[{pair[1]!r}]"
-    return None, ""
+    pairs = [pair for pair in _OBS if all(key in adata.obs and is_numeric_dtype(adata.obs[key]) for key in pair)]
+    if not pairs:
+        return None, ""
+    found = [adata.obs[list(pair)].to_numpy(dtype=np.float64, na_value=np.nan) for pair in pairs]
+    if any(not np.array_equal(found[0], other, equal_nan=True) for other in found[1:]):
+        raise KeyError(
+            "No spatial coordinates in adata.obsm, and adata.obs has several pairs of columns that differ: "
+            f"{listing(['/'.join(pair) for pair in pairs])}. Put the right one into adata.obsm['spatial']."
+        )
+    return found[0], f"obs[{pairs[0][0]!r}], obs[{pairs[0][1]!r}]"
 
 
 def has_array(adata: AnnData) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,8 +126,7 @@ def read_counts(path: Path) -> tuple[list[str], list[str], sparse.csr_matrix]:
     """
     spots, values, columns, lengths = [], [], [], [0]
     with path.open("rb") as file:
-        header = StringIO(file.readline().decode())
-        genes = pd.read_csv(header, header=None, dtype=str, keep_default_na=False).iloc[0, 1:].tolist()
+        genes = next(csv.reader([file.readline().decode()]))[1:]
         for number, line in enumerate(file, 2):
             line = line.rstrip(b"\r\n")
             name, _, text = line[1:].partition(b'",') if line.startswith(b'"') else line.partition(b",")
