@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData, read_h5ad
 from scipy import sparse
+from scipy.spatial import cKDTree
 
 import stimage as sti
 
@@ -63,6 +63,11 @@ def tiled(adata: AnnData, times: int) -> AnnData:
     return result
 
 
+def pitch(xy: np.ndarray) -> float:
+    """Distance of neighbouring spots."""
+    return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
+
+
 def species_of(name: str) -> str:
     return "mouse" if name.startswith("img-MOB") else "human"
 
@@ -86,7 +91,7 @@ def write_stimage_1k4m(root: Path, slides: dict[str, AnnData]) -> None:
                 file.write(f"{name}_{spot}," + ",".join(values) + "\n")
         xy = np.asarray(adata.obsm["spatial"])
         index = [f"{name}_{spot}" for spot in adata.obs_names]
-        coord = pd.DataFrame({"yaxis": xy[:, 1], "xaxis": xy[:, 0], "r": 30.0}, index=index)
+        coord = pd.DataFrame({"yaxis": xy[:, 1], "xaxis": xy[:, 0], "r": 0.275 * pitch(xy)}, index=index)
         coord.to_csv(folder / "coord" / f"{name}_coord.csv")
         rows.append(
             {
@@ -133,16 +138,19 @@ def size(folder: Path) -> int:
 def measured(code: str) -> dict[str, float]:
     """Seconds and peak memory of some code in a process of its own, beside what the imports take."""
     program = f"""
-import json, resource, time, warnings, logging
+import json, pathlib, time, warnings, logging
 warnings.simplefilter("ignore"); logging.disable(logging.WARNING)
 import numpy, pandas, scanpy, squidpy, spatialdata, stimage.io, stimage.pp, stimage.data, scvi
 scvi.settings.verbosity = 40
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def highest():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+before = highest()
 start = time.perf_counter()
 shape = None
 {code}
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = highest()
 print("\\n" + json.dumps({{"seconds": round(seconds, 2), "imports_bytes": before, "peak_bytes": peak, "shape": shape}}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -174,11 +182,11 @@ def build(root: Path, path: Path, n_genes: int) -> dict[str, float]:
         "slides": len(corpus),
         "left_out": {name: str(row["reason"]) for name, row in table[table["status"] != "in the corpus"].iterrows()},
         "spots": corpus.n_sites,
-        "table_cells": int(sum(s["n_obs"] * s["n_vars"] for s in SHAPES.values())),
+        "table_cells": int(sum(SHAPES[slide.name]["n_obs"] * SHAPES[slide.name]["n_vars"] for slide in corpus)),
         "source_bytes": size(root),
         "corpus_bytes": size(path),
         "splits": {part: len(splits[part]) for part in ("train", "validation", "test")},
-        "same_counts": int((corpus.report()["same_counts_as"] != "").sum()),
+        "same_counts": {name: same for name, same in corpus.report()["same_counts_as"].items() if same},
     }
 
 
@@ -249,7 +257,6 @@ def main() -> None:
     if not options.short:
         machine = {"python": platform.python_version(), "processor": platform.machine(), "threads": 1}
         machine |= {name: version(name) for name in ("anndata", "scanpy", "squidpy", "spatialdata", "numpy")}
-        machine["peak_of_this_process_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         document = {"slides": SHAPES, "results": results, "machine": machine}
         options.output.write_text(json.dumps(document, indent=1) + "\n")
 
