@@ -121,6 +121,22 @@ def test_a_layer_that_is_named_is_the_one_that_is_taken(slide):
         sti.io.read(slide, layer="other")
 
 
+def test_what_was_read_before_is_looked_at_again(slide, tmp_path):
+    write_hest(tmp_path, {"TENX1": slide})
+    found = sti.io.read(tmp_path / "st" / "TENX1.h5ad", images=False)
+    found.layers["counts"] = found.X.copy()
+    found.X = np.log1p(found.X)
+    with pytest.warns(UserWarning, match="Read raw counts from adata.layers"):
+        again = sti.io.read(found)
+    np.testing.assert_array_equal(dense(again), dense(slide))
+    notes = [adata.uns[NOTE] for adata in (found, again)]
+    for key in ("format", "path", "slide", "donor", "donor_key", "tissue"):
+        assert notes[0][key] == notes[1][key]
+    del found.layers["counts"]
+    with pytest.raises(ValueError, match="raw counts are needed"):
+        sti.io.read(found)
+
+
 def test_no_counts(slide):
     slide.X = np.log1p(slide.X)
     with pytest.raises(ValueError, match="looks log-transformed, raw counts are needed"):
@@ -219,6 +235,12 @@ def test_cellxgene(slide, tmp_path, normalised):
     image = sti.data.SlideImage.from_anndata(found)
     assert image is not None
     assert sti.io.read(tmp_path / "file.h5ad", images=False).uns["spatial"]["section_A"]["images"] == {}
+
+
+def test_cellxgene_of_a_donor_that_is_not_known(slide):
+    whole, _ = cellxgene(slide)
+    whole.obs["donor_id"] = "unknown"
+    assert sti.io.read(whole).uns[NOTE]["donor_key"] == ""
 
 
 def test_cellxgene_with_no_spot_under_tissue(slide):

@@ -12,7 +12,7 @@ from stimage._validate import has_grid, listing
 from stimage.io._cellxgene import is_cellxgene, tidy_cellxgene
 from stimage.io._coordinates import coordinates, has_array
 from stimage.io._counts import raw_counts
-from stimage.io._note import add_note, note_of
+from stimage.io._note import FACTS, add_note, known_donors, note_of
 from stimage.io._options import Options
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def read_h5ad_file(path: Path, options: Options) -> AnnData:
 
 def tidy(adata: AnnData, path: Path | None, options: Options) -> AnnData:
     """An AnnData with counts in ``X`` and coordinates in ``obsm["spatial"]``; what was passed stays as it is."""
-    if note_of(adata) and options.layer is None:
-        return adata
+    earlier = note_of(adata)  # of a slide that was read and stored: what was known of it still holds
     for follows, bring in CONVENTIONS:
         if follows(adata):
             return bring(adata, path, options)
@@ -47,17 +46,21 @@ def tidy(adata: AnnData, path: Path | None, options: Options) -> AnnData:
     result = assemble(adata, counts, var)
     if xy is not None:
         result.obsm[_keys.SPATIAL] = xy
-    donor = _DONOR if _DONOR in adata.obs else ""
+    donor = earlier.get("donor_key", "") or known_donors(adata, _DONOR)
     slide = _SPATIAL_CORPUS if _SPATIAL_CORPUS in adata.obs and adata.obs[_SPATIAL_CORPUS].nunique() > 1 else ""
     add_note(
         result,
-        format="AnnData",
-        path=path,
+        format=earlier.get("format", "AnnData"),
+        path=Path(earlier["path"]) if earlier.get("path") else path,
         counts=where,
         coordinates=place or ("obs['array_row'], obs['array_col']" if has_array(adata) else "the grid"),
+        dropped=earlier.get("dropped"),
         slide_key=slide,
-        donor_key=donor,
-        slide=only_library(adata) or ("" if path is None else path.name.removesuffix(path.suffix)),
+        donor_key=donor if donor in adata.obs else "",
+        **{
+            "slide": only_library(adata) or ("" if path is None else path.name.removesuffix(path.suffix)),
+            **{fact: earlier[fact] for fact in FACTS if earlier.get(fact)},
+        },
     )
     return result
 

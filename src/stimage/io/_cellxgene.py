@@ -11,7 +11,7 @@ import numpy as np
 from stimage import _keys
 from stimage.io._coordinates import coordinates
 from stimage.io._counts import raw_counts
-from stimage.io._note import add_note, drop_outside_tissue
+from stimage.io._note import add_note, drop_outside_tissue, known_donors
 from stimage.io._options import Options
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tidy_cellxgene(adata: AnnData, path: Path | None, options: Options) -> AnnDa
         counts=where,
         coordinates=f"{place}, x and y",
         dropped=dropped,
-        donor_key="donor_id" if "donor_id" in adata.obs else "",
+        donor_key=known_donors(result, "donor_id"),
         slide=next(iter(libraries)) if len(libraries) == 1 else "",
         study=adata.uns.get("title"),
         **{fact: _only(adata, column) for fact, column in _FACTS.items()},

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FACTS = ("slide", "donor", "tissue", "species", "technology", "study")
 """What a source may say of its slide."""
+_NO_DONOR = {"unknown", "pooled", "na", "nan", "none", ""}
+"""What CELLxGENE and others write for a donor that is not known."""
 LONGEST_SIDE = 2000
 """Pixels of the longer side of an image that is kept in an AnnData."""
 
@@ -73,6 +75,11 @@ def note_of(adata: AnnData) -> dict[str, Any]:
     """The source note of an AnnData; empty when it was not read by :func:`stimage.io.read`."""
     note = adata.uns.get(_keys.SOURCE)
     return dict(note) if isinstance(note, Mapping) and "format" in note else {}
+
+
+def known_donors(adata: AnnData, key: str) -> str:
+    """The column if it names donors; empty if there is none, or one that says for all that they are not known."""
+    return key if key in adata.obs and not set(adata.obs[key].astype(str).str.lower()) <= _NO_DONOR else ""
 
 
 def drop_outside_tissue(in_tissue: pd.Series, where: str) -> NDArray[np.bool_]:
