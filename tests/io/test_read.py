@@ -486,6 +486,17 @@ def test_options_that_would_be_without_effect(slide, tmp_path):
             sti.io.read(tmp_path / "a.h5ad", **options)
 
 
+def test_damaged_files(slide, tmp_path):
+    (tmp_path / "torn.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40))
+    with pytest.raises(ValueError, match=r"torn.h5ad': it cannot be read \(OSError: "):
+        sti.io.read(tmp_path / "torn.h5ad")
+    write_hest(tmp_path / "copy", {"A": slide, "B": slide})
+    (tmp_path / "copy" / "metadata" / "A.json").write_text("{")
+    assert sti.io.list_slides(tmp_path / "copy")["species"].tolist() == ["", "Homo sapiens"]
+    with pytest.raises(ValueError, match="A.json' is no JSON .* download it again"):
+        sti.io.read(tmp_path / "copy" / "st" / "A.h5ad")
+
+
 def test_home(slide, tmp_path, monkeypatch):
     slide.write_h5ad(tmp_path / "a.h5ad")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -45,7 +45,7 @@ def list_slides(source: str | os.PathLike[str]) -> pd.DataFrame:
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If it is no copy of these, or its metadata cannot be read.
+        If it is no copy of these, or the table of STimage-1K4M cannot be read.
 
     Examples
     --------
@@ -86,7 +86,10 @@ def _hest_slides(path: Path) -> pd.DataFrame:
     rows = {}
     for file in sorted((path / "st").glob("*.h5ad")):
         metadata = _hest.metadata_of(file)
-        known = {} if metadata is None else _hest.read_metadata(metadata)
+        try:
+            known = {} if metadata is None else _hest.read_metadata(metadata)
+        except ValueError:
+            known = {}  # one torn file of many: reading the slide says so
         spots = known.get("spots_under_tissue")
         rows[file.stem] = {"path": str(file), "n_spots": spots, **_hest.facts_of(known)}
     return _table(rows)

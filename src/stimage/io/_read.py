@@ -100,7 +100,7 @@ def read(
     from anndata import AnnData
 
     from stimage.io._anndata import tidy
-    from stimage.io._registry import format_of
+    from stimage.io._registry import format_of, read_as
 
     for name, value in (("layer", layer), ("table", table), ("coordinate_system", coordinate_system)):
         if value is not None:
@@ -118,7 +118,7 @@ def read(
     path = Path(source).expanduser()
     format = format_of(path, "source")
     _check_options(options, format.name, format.options)
-    return format.read(path, options)
+    return read_as(format, path, options, f"{str(path)!r}: ")
 
 
 def _is_spatialdata(source: object) -> bool:

@@ -85,6 +85,17 @@ FORMATS = (
 )
 
 
+def read_as(format: Format, path: Path, options: Options, label: str = "") -> AnnData:
+    """What a reader returns; errors of libraries for files that are damaged become ``ValueError``, begun with ``label``."""
+    try:
+        return format.read(path, options)
+    except (KeyError, TypeError, ValueError, ImportError, FileNotFoundError):
+        raise
+    except Exception as error:
+        # Each format has errors of its own for a file that is damaged.
+        raise ValueError(f"{label}it cannot be read ({type(error).__name__}: {error!s:.300}).") from error
+
+
 def format_of(path: Path, parameter: str) -> Format:
     """The format of a path; raise ``FileNotFoundError`` or ``ValueError`` where there is none."""
     from stimage.io._collections import collection_of

@@ -17,7 +17,7 @@ from stimage._validate import check_counts
 from stimage.io._anndata import only_library, tidy
 from stimage.io._note import note_of
 from stimage.io._options import Options
-from stimage.io._registry import Format, format_of
+from stimage.io._registry import Format, format_of, read_as
 from stimage.pp._grid import compact_grid
 
 if TYPE_CHECKING:
@@ -164,13 +164,7 @@ def read_source(
         else:
             known = {"layer": layer, "table": table, "coordinate_system": coordinate_system}
             taken = {key: value for key, value in known.items() if key in source.format.options}
-            try:
-                adata = source.format.read(source.value, Options(images=False, **taken))
-            except (KeyError, TypeError, ValueError, ImportError, FileNotFoundError):
-                raise
-            except Exception as error:
-                # Each format has errors of its own for a file that is damaged.
-                raise ValueError(f"it cannot be read ({type(error).__name__}: {error!s:.300}).") from error
+            adata = read_as(source.format, source.value, Options(images=False, **taken))
         check_counts(adata)
         if adata.n_obs < min_spots:
             raise ValueError(f"it has {adata.n_obs} spots, fewer than {min_spots}.")
