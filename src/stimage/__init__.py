@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from stimage._caches import give_numba_a_cache
 
 if TYPE_CHECKING:
-    from . import benchmark, data, datasets, models, modules, pl, pp, pretrained, tl, train
+    from . import benchmark, data, datasets, io, models, modules, pl, pp, pretrained, tl, train
 
-__all__ = ["benchmark", "data", "datasets", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
+__all__ = ["benchmark", "data", "datasets", "io", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
 
 __version__: str
 

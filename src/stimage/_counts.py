@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,25 +36,77 @@ def value_blocks(matrix: Matrix) -> Iterator[NDArray[Any]]:
             yield block
 
 
+@dataclass(frozen=True)
+class CountsPlace:
+    """A matrix that holds raw counts.
+
+    Parameters
+    ----------
+    where
+        What it is called in messages.
+    advice
+        A sentence that says so, and the line to write.
+    holder
+        An AnnData of its genes.
+    layer
+        Where in ``holder`` it is; ``None`` is its ``X``.
+    """
+
+    where: str
+    advice: str
+    holder: AnnData
+    layer: str | None
+
+
+def counts_elsewhere(adata: AnnData, layer: str | None) -> list[CountsPlace]:
+    """The matrices beside the one that was read that hold raw counts: ``X``, any layer, ``.raw``."""
+    found = []
+    if layer is not None and _are_counts(adata.X):
+        found.append(CountsPlace("X", "adata.X holds raw counts: leave out `layer`.", adata, None))
+    for name in adata.layers.keys():
+        if name is not None and name != layer and _are_counts(adata.layers[name]):
+            where = f"layers[{name!r}]"
+            found.append(CountsPlace(where, f"adata.{where} holds raw counts: `layer`={name!r}.", adata, name))
+    raw = counts_in_raw(adata)
+    return found if raw is None else [*found, raw]
+
+
+def counts_in_raw(adata: AnnData) -> CountsPlace | None:
+    """``.raw`` if it holds raw counts."""
+    from anndata import AnnData
+
+    if adata.raw is None or not _are_counts(adata.raw.X):
+        return None
+    names = adata.raw.var_names
+    if len(names) == adata.n_vars and names.is_unique and adata.var_names.isin(names).all():
+        how = "adata.layers['counts'] = adata.raw[:, adata.var_names].X makes them a layer for `layer`='counts'"
+    else:
+        how = "`adata.raw.to_adata()` is an AnnData of all of them, as library sizes need"
+    advice = f"adata.raw holds raw counts of {len(names)} genes: {how}."
+    return CountsPlace("raw.X", advice, AnnData(adata.raw.X, obs=adata.obs[[]], var=adata.raw.var), None)
+
+
 def other_counts(adata: AnnData, layer: str | None) -> str:
     """A sentence on each matrix of an AnnData, beside the one that was read, that holds raw counts; empty if none does.
 
     They are named, never taken: whether a layer is what its name says is for the user to know.
     """
-    found = []
-    if layer is not None and _are_counts(adata.X):
-        found.append("adata.X holds raw counts: leave out `layer`.")
-    for name in adata.layers.keys():
-        if name is not None and name != layer and _are_counts(adata.layers[name]):
-            found.append(f"adata.layers[{name!r}] holds raw counts: `layer`={name!r}.")
-    if adata.raw is not None and _are_counts(adata.raw.X):
-        names = adata.raw.var_names
-        if len(names) == adata.n_vars and names.is_unique and adata.var_names.isin(names).all():
-            how = "adata.layers['counts'] = adata.raw[:, adata.var_names].X makes them a layer for `layer`='counts'"
-        else:
-            how = "`adata.raw.to_adata()` is an AnnData of all of them, as library sizes need"
-        found.append(f"adata.raw holds raw counts of {len(names)} genes: {how}.")
-    return " ".join(found)
+    return " ".join(place.advice for place in counts_elsewhere(adata, layer))
+
+
+def same_counts(part: CountsPlace, whole: CountsPlace) -> bool:
+    """Whether one matrix holds the same counts as another, for all of its genes."""
+    genes, known = part.holder.var_names, whole.holder.var_names
+    one, other = (
+        place.holder.X if place.layer is None else place.holder.layers[place.layer] for place in (part, whole)
+    )
+    if not genes.equals(known):
+        if not (genes.is_unique and known.is_unique and genes.isin(known).all()):
+            return False
+        other = other[:, known.get_indexer(genes)]
+    if sparse.issparse(one) or sparse.issparse(other):
+        return (sparse.csr_matrix(one) != sparse.csr_matrix(other)).nnz == 0
+    return np.array_equal(one, other)
 
 
 def _are_counts(matrix: Any) -> bool:

@@ -18,6 +18,11 @@ _MISSING = {"", "nan", "na", "n/a", "none", "null", "<na>"}
 """What missing labels read like after a detour through text files or `astype(str)`, in lower case."""
 
 
+def reads_missing(label: str) -> bool:
+    """Whether a label reads like a missing value."""
+    return label.strip().lower() in _MISSING
+
+
 def text_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Labels as text (observations), empty where there is none, and which observations have one.
 
@@ -30,7 +35,7 @@ def text_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
     text = np.array(
         ["" if none else str(value).strip() for value, none in zip(values, missing, strict=True)], dtype=object
     )
-    missing = missing | np.array([label.lower() in _MISSING for label in text], dtype=bool)
+    missing = missing | np.array([reads_missing(label) for label in text], dtype=bool)
     text[missing] = ""
     return text.astype(str), ~missing
 
@@ -41,7 +46,7 @@ def warn_of_missing_names(values: Any, where: str, *, stacklevel: int = 3) -> No
 
     values = pd.Series(np.asarray(values, dtype=object))
     present = values[values.notna()].astype(str)
-    named = present[np.array([label.strip().lower() in _MISSING for label in present], dtype=bool)]
+    named = present[np.array([reads_missing(label) for label in present], dtype=bool)]
     if len(named):
         warnings.warn(
             f"{where} has {len(named)} labels that read like a missing value ({listing(named.unique(), 3)}): they count as "

@@ -32,7 +32,10 @@ def write_corpus(corpus: Corpus, path: str | os.PathLike[str], *, target_sum: fl
         )
     with CorpusWriter(path, corpus.vocabulary, target_sum=target_sum, overwrite=there) as writer:
         writer.append_with_origins(
-            [(slide, f"AnnData {source}") for slide, source in zip(corpus, corpus.source, strict=True)]
+            [
+                (slide, f"AnnData {source}", details)
+                for slide, source, details in zip(corpus, corpus.source, corpus.details, strict=True)
+            ]
         )
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stimage import _keys
 from stimage.pp._infer import from_spatial
-from stimage.pp._lattice import MOST_MISFITS, NoLatticeError
+from stimage.pp._lattice import MOST_MISFITS, NoLatticeError, whole_positions
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 _OFF = 0.5
 """Distance from where an array position puts an observation, over the pitch, from which the two disagree."""
@@ -89,6 +90,20 @@ def fit_array(row: NDArray[np.int64], col: NDArray[np.int64], xy: NDArray[np.flo
     if len(row) < _FEW:
         return None  # too few to tell a contradiction from jitter
     raise ValueError(_contradiction(row, xy, off, pairs, apart))
+
+
+def array_is_true(row: ArrayLike, col: ArrayLike, xy: NDArray[np.float64]) -> bool:
+    """Whether array positions are such and nearly all say the same as the coordinates, or too few are there to tell."""
+    try:
+        row, col = np.asarray(row, dtype=np.float64), np.asarray(col, dtype=np.float64)
+        if not (np.isfinite(row).all() and np.isfinite(col).all()):
+            return False
+        whole = whole_positions(row, _keys.ARRAY_ROW), whole_positions(col, _keys.ARRAY_COL)
+        check_not_pixels(*whole)
+        fit_array(*whole, xy)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_not_pixels(row: NDArray[np.int64], col: NDArray[np.int64]) -> None:
