@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -46,35 +47,34 @@ class CountsPlace:
         What it is called in messages.
     advice
         A sentence that says so, and the line to write.
-    holder
-        An AnnData of its genes.
-    layer
-        Where in ``holder`` it is; ``None`` is its ``X``.
+    matrix
+        The counts (observations x genes).
+    var
+        The table of their genes.
     """
 
     where: str
     advice: str
-    holder: AnnData
-    layer: str | None
+    matrix: Any
+    var: pd.DataFrame
 
 
 def counts_elsewhere(adata: AnnData, layer: str | None) -> list[CountsPlace]:
     """The matrices beside the one that was read that hold raw counts: ``X``, any layer, ``.raw``."""
     found = []
     if layer is not None and _are_counts(adata.X):
-        found.append(CountsPlace("X", "adata.X holds raw counts: leave out `layer`.", adata, None))
+        found.append(CountsPlace("X", "adata.X holds raw counts: leave out `layer`.", adata.X, adata.var))
     for name in adata.layers.keys():
         if name is not None and name != layer and _are_counts(adata.layers[name]):
             where = f"layers[{name!r}]"
-            found.append(CountsPlace(where, f"adata.{where} holds raw counts: `layer`={name!r}.", adata, name))
+            advice = f"adata.{where} holds raw counts: `layer`={name!r}."
+            found.append(CountsPlace(where, advice, adata.layers[name], adata.var))
     raw = counts_in_raw(adata)
     return found if raw is None else [*found, raw]
 
 
 def counts_in_raw(adata: AnnData) -> CountsPlace | None:
     """``.raw`` if it holds raw counts."""
-    from anndata import AnnData
-
     if adata.raw is None or not _are_counts(adata.raw.X):
         return None
     names = adata.raw.var_names
@@ -83,7 +83,7 @@ def counts_in_raw(adata: AnnData) -> CountsPlace | None:
     else:
         how = "`adata.raw.to_adata()` is an AnnData of all of them, as library sizes need"
     advice = f"adata.raw holds raw counts of {len(names)} genes: {how}."
-    return CountsPlace("raw.X", advice, AnnData(adata.raw.X, obs=adata.obs[[]], var=adata.raw.var), None)
+    return CountsPlace("raw.X", advice, adata.raw.X, adata.raw.var)
 
 
 def other_counts(adata: AnnData, layer: str | None) -> str:
@@ -96,10 +96,8 @@ def other_counts(adata: AnnData, layer: str | None) -> str:
 
 def same_counts(part: CountsPlace, whole: CountsPlace) -> bool:
     """Whether one matrix holds the same counts as another, for all of its genes."""
-    genes, known = part.holder.var_names, whole.holder.var_names
-    one, other = (
-        place.holder.X if place.layer is None else place.holder.layers[place.layer] for place in (part, whole)
-    )
+    genes, known = part.var.index, whole.var.index
+    one, other = part.matrix, whole.matrix
     if not genes.equals(known):
         if not (genes.is_unique and known.is_unique and genes.isin(known).all()):
             return False

@@ -113,6 +113,45 @@ def test_raw_of_more_genes(slide):
     assert found.var_names.tolist() == slide.var_names.tolist()
 
 
+def test_counts_that_differ_are_named_and_none_is_taken(slide):
+    expected = dense(slide).copy()
+    slide.layers["counts"] = slide.X.copy()
+    slide.raw = slide.copy()
+    slide.X = np.log1p(slide.X)
+    # The same counts twice are one candidate; those of all genes are taken where one has but some.
+    for part, n_vars in ((slide, 12), (slide[:, 3:8].copy(), 12)):
+        with pytest.warns(UserWarning, match="Read raw counts from"):
+            found = sti.io.read(part)
+        assert found.n_vars == n_vars
+        np.testing.assert_array_equal(dense(found), expected)
+    slide.layers["spliced"] = slide.layers["counts"].copy()
+    slide.layers["spliced"].data[0] += 1
+    message = r"3 matrices that differ do: .*counts.*spliced.*raw\.X.*`layer`='spliced'"
+    with assert_unchanged(slide), pytest.raises(ValueError, match=message):
+        sti.io.read(slide)
+    np.testing.assert_array_equal(dense(sti.io.read(slide, layer="counts")), expected)
+
+
+def test_calls_of_the_package_take_no_other_counts(slide):
+    slide.layers["counts"] = slide.X.copy()
+    slide.X = np.log1p(slide.X)
+    sti.pp.compact_grid(slide)
+    with pytest.raises(ValueError, match=r"adata\.layers\['counts'\] holds raw counts: `layer`='counts'"):
+        sti.pp.select_genes(slide, n_genes=5)
+
+
+def test_a_third_column_that_says_something_is_kept(slide):
+    xy = slide.obsm["spatial"]
+    for form in (np.asarray, lambda xyz: pd.DataFrame(xyz[:, ::-1], columns=["z", "y", "x"], index=slide.obs_names)):
+        deep = slide.copy()
+        xyz = np.column_stack([xy, np.arange(len(xy)) % 3.0])
+        deep.obsm["spatial"] = form(xyz)
+        np.testing.assert_array_equal(sti.io.read(deep).obsm["spatial"], xyz)
+    slide.obsm["spatial"] = np.column_stack([xy, xyz])
+    with pytest.raises(ValueError, match="must have two columns"):
+        sti.io.read(slide)
+
+
 def test_a_layer_that_is_named_is_the_one_that_is_taken(slide):
     slide.layers["counts"], slide.layers["umi"] = slide.X.copy(), slide.X * 2
     found = sti.io.read(slide, layer="umi")

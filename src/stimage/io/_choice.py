@@ -50,6 +50,8 @@ def raw_counts(adata: AnnData, layer: str | None, *, raw_first: bool = False) ->
     ValueError
         If nothing holds raw counts, or matrices that differ do.
     """
+    from anndata import AnnData
+
     if layer is not None:
         return check_counts(adata, layer), adata.var, f"layers[{layer!r}]"
     place = counts_in_raw(adata) if raw_first else None
@@ -61,11 +63,11 @@ def raw_counts(adata: AnnData, layer: str | None, *, raw_first: bool = False) ->
             if not found:
                 raise
         place = _only_one(found)
-    return check_counts(place.holder, place.layer), place.holder.var, place.where
+    return check_counts(AnnData(place.matrix, var=place.var)), place.var, place.where
 
 
 def _only_one(found: list[CountsPlace]) -> CountsPlace:
-    most = max(found, key=lambda place: place.holder.n_vars)
+    most = max(found, key=lambda place: place.matrix.shape[1])
     if not all(same_counts(place, most) for place in found):
         raise ValueError(
             f"adata.X holds no raw counts, and {len(found)} matrices that differ do: {listing(place.where for place in found)}. "

@@ -34,8 +34,9 @@ def read(
         itself), a table of STimage-1K4M (``…_count.csv`` or ``…_coord.csv``), a GEM file, or a folder of Xenium, CosMx or
         MERSCOPE. Or an AnnData or a SpatialData.
     layer
-        Layer with raw counts, of an AnnData or of the table of a SpatialData. ``None`` takes the first that holds raw counts
-        of ``X``, ``layers["counts"]`` and ``.raw``; of CELLxGENE ``.raw`` first.
+        Layer with raw counts, of an AnnData or of the table of a SpatialData. ``None`` takes those of ``X``
+        or, where it holds none, the only other ones in a layer or ``.raw`` (of several that agree the one of most genes); of
+        CELLxGENE ``.raw`` comes first.
     table
         Table of a SpatialData; ``None`` takes the only one.
     coordinate_system
@@ -84,7 +85,7 @@ def read(
         If ``source`` is of another type.
     ValueError
         If the format is not known, an option does not apply to it, the path stands for several slides, there are no raw
-        counts, or files contradict each other.
+        counts or several matrices of them that differ, or files contradict each other.
 
     Examples
     --------
