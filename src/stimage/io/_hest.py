@@ -82,10 +82,10 @@ def read_hest(path: Path, options: Options) -> AnnData:
     if xy is None:
         no_coordinates(adata)
     xy = xy[:, :2]
-    say_what_was_taken(where, place, options)
     image = _beside(path, _IMAGES, _IMAGE_TYPES)
     if image is not None:
         _check_inside(xy, image)
+    say_what_was_taken(where, place, options)
     result = assemble(adata, counts, var)
     result.obsm[_keys.SPATIAL] = xy
     result.obs = result.obs.drop(columns=[column for column in _MEANINGLESS if column in result.obs])
