@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pandas.api.types import is_numeric_dtype
 
 from stimage import _keys
 from stimage._messages import listing
@@ -42,6 +41,8 @@ def coordinate_columns(adata: AnnData, spatial_key: str) -> tuple[str, str] | No
     """
     if spatial_key in adata.obsm or spatial_key != _keys.SPATIAL:
         return None
+    from pandas.api.types import is_numeric_dtype
+
     found = [pair for pair in _COLUMNS if all(column in adata.obs for column in pair)]
     # Text is only looked at where nothing else is there, to say so.
     found = [pair for pair in found if all(is_numeric_dtype(adata.obs[column]) for column in pair)] or found[:1]

@@ -52,7 +52,7 @@ class Corpus(Sequence[Slide]):
     ...     corpus.write(f"{folder}/corpus")
     ...     sti.data.Corpus.verify(f"{folder}/corpus")
     ...     print(sti.data.Corpus.open(f"{folder}/corpus"))
-    Corpus of 1 slides, 308 sites and 100 genes
+    Corpus of 1 slides, 302 sites and 100 genes
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class CorpusWriter:
     ...     with sti.data.CorpusWriter(f"{folder}/corpus", adata.var_names[:100]) as writer:
     ...         writer.append(slide)
     ...     print(sti.data.Corpus.open(f"{folder}/corpus"))
-    Corpus of 1 slides, 308 sites and 100 genes
+    Corpus of 1 slides, 302 sites and 100 genes
     """
 
     def __init__(
