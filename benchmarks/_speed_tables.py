@@ -81,6 +81,28 @@ def corpus() -> str:
     return table([f"{found['genes']:,} genes, {found['values_per_spot']:,.0f} values a spot", ""], body)
 
 
+def corpus_build() -> str:
+    """Corpora from copies of public collections, and what their readers take; peaks without what imports take."""
+    found = read("corpus_build")["results"]
+
+    def own(part: dict) -> str:
+        return f"{(part['peak_bytes'] - part['imports_bytes']) / 1e6:.0f} MB"
+
+    body = []
+    for name in ("STimage-1K4M", "HEST-1k"):
+        part, whole = found[name], found[name]["estimate"]
+        sizes = f"{part['source_bytes'] / 1e6:.0f} MB, {part['corpus_bytes'] / 1e6:.0f} MB"
+        estimate = f"{whole['hours']:.1f} h; {whole['source_gigabytes']:.0f} GB, {whole['corpus_gigabytes']:.1f} GB"
+        counted = f"{part['slides']}, {part['spots']:,}"
+        body.append([name, counted, f"{part['seconds']:.0f} s", own(part), sizes, estimate])
+    header = ["copy of", "slides, spots", "time", "peak memory", "source, corpus", "1,229 slides: time; source, corpus"]
+    largest = [
+        [name, " × ".join(f"{n:,}" for n in part["shape"]), f"{part['file_bytes'] / 1e6:.1f} MB", own(part)]
+        for name, part in found["readers"].items()
+    ]
+    return table(header, body) + "\n\n" + table(["reader", "observations × genes", "file", "peak memory"], largest)
+
+
 def embedding() -> str:
     found = read("embedding")
     runs = {"": found["slides"], ", beside other work": found.get("slides_beside_other_work", [])}
@@ -124,6 +146,7 @@ TABLES = {
     "sampling": sampling,
     "training step": training_step,
     "corpus": corpus,
+    "corpus build": corpus_build,
     "embedding": embedding,
     "memory": memory,
 }

@@ -45,7 +45,7 @@ def test_all_names_exist(name):
     assert not [member for member in module.__all__ if member.startswith("_")]
 
 
-@pytest.mark.parametrize("name", ["pp", "tl", "pl", "datasets"])
+@pytest.mark.parametrize("name", ["io", "pp", "tl", "pl", "datasets"])
 def test_signatures(name):
     wrong = []
     for function, value in public_functions(name).items():
@@ -66,7 +66,7 @@ def test_signatures(name):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", ["pp", "tl", "pl", "datasets"])
+@pytest.mark.parametrize("name", ["io", "pp", "tl", "pl", "datasets"])
 def test_docstrings(name):
     wrong = []
     for function, value in public_functions(name).items():

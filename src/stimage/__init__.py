@@ -3,12 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from . import benchmark, data, datasets, models, modules, pl, pp, pretrained, tl, train
+from stimage._caches import give_numba_a_cache
 
-__all__ = ["benchmark", "data", "datasets", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
+if TYPE_CHECKING:
+    from . import benchmark, data, datasets, io, models, modules, pl, pp, pretrained, tl, train
+
+__all__ = ["benchmark", "data", "datasets", "io", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
 
 __version__: str
+
+give_numba_a_cache()
 
 
 def __getattr__(name: str) -> Any:

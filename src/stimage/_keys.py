@@ -15,6 +15,12 @@ PREDICTED = "stimage_predicted"
 STIMAGE = "stimage"
 """``uns`` entry with provenance: model id, version, parameters, vocabulary hash, seed, gene overlap."""
 
+SOURCE = "stimage_source"
+"""``uns`` entry of :func:`stimage.io.read`: where a slide was read from, and which of its parts were taken for what."""
+SLIDE = "slide"
+DONOR = "donor"
+"""``obs`` columns of :func:`stimage.io.read` with the name of the slide and who the tissue is from."""
+
 SPATIAL = "spatial"
 ARRAY_ROW = "array_row"
 ARRAY_COL = "array_col"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,9 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _keys
+from stimage._coordinates import find_coordinates
+from stimage._counts import LARGEST_HALF, other_counts, stored_matrix, value_blocks
+from stimage._messages import listing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,16 +22,6 @@ if TYPE_CHECKING:
 
 LAYER_ADVICE = "pass the raw counts with `layer=`"
 SETUP_ADVICE = "say where raw counts are with `stimage.models.STImage.setup_anndata(adata, layer=...)`"
-_BLOCK = 1 << 22  # values looked at together, so that a check needs no copy of a large matrix
-
-
-def listing(names: Iterable[object], limit: int = 10) -> str:
-    """Names for a message: the first few, quoted, and how many more there are."""
-    names = [repr(str(name)) for name in names]
-    if not names:
-        return "none"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def check_anndata(adata: object, parameter: str = "adata") -> None:
@@ -110,25 +103,12 @@ def check_obs_key(adata: AnnData, key: object, parameter: str) -> pd.Series:
 
 
 def check_spatial(adata: AnnData, spatial_key: str) -> NDArray[np.float64]:
-    """Return the (n_obs, 2) coordinates in ``adata.obsm[spatial_key]``, present, two-dimensional and finite."""
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"No spatial coordinates: `spatial_key`={spatial_key!r} is not in adata.obsm; "
-            f"available: {listing(adata.obsm.keys(), 30)}."
-        )
-    try:
-        coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"adata.obsm[{spatial_key!r}] (`spatial_key`) must hold numbers: {error}.") from error
-    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
-        raise ValueError(
-            f"adata.obsm[{spatial_key!r}] (`spatial_key`) must have two columns (x, y), found shape {coordinates.shape}: "
-            "store the in-plane coordinates under a key of their own and pass it."
-        )
+    """Return the (n_obs, 2) coordinates under ``spatial_key``, see :func:`stimage._coordinates.find_coordinates`; finite."""
+    coordinates, where = find_coordinates(adata, spatial_key)
     bad = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"adata.obsm[{spatial_key!r}] (`spatial_key`) has NaN or infinite coordinates for {len(bad)} observations "
+            f"{where} (`spatial_key`) has NaN or infinite coordinates for {len(bad)} observations "
             f"(e.g. {listing(adata.obs_names[bad], 3)}): remove these observations first."
         )
     return coordinates
@@ -169,16 +149,22 @@ def check_counts(
 ) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
     """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers.
 
-    ``advice`` says how the caller is told where the counts are.
+    ``advice`` says how the caller is told where the counts are. Raw counts elsewhere in the AnnData are named.
     """
     if layer is not None:
         check_text("layer", layer)
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"`layer`={layer!r} is not in adata.layers; available: {listing(layer_names(adata), 30)}.")
+        raise KeyError(
+            f"`layer`={layer!r} is not in adata.layers; available: {listing(layer_names(adata), 30)}. "
+            f"{other_counts(adata, None)}".rstrip()
+        )
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     counts = adata.X if layer is None else adata.layers[layer]
     if counts is None:
-        raise ValueError(f"adata.X is empty: {advice} (available layers: {listing(layer_names(adata), 30)}).")
+        raise ValueError(
+            f"adata.X is empty: {advice} (available layers: {listing(layer_names(adata), 30)}). "
+            f"{other_counts(adata, layer)}".rstrip()
+        )
     if not (isinstance(counts, np.ndarray) or (sparse.issparse(counts) and counts.format in ("csr", "csc"))):
         raise TypeError(
             f"{where} must be a numpy array or a CSR or CSC matrix in memory, found {type(counts).__name__}: "
@@ -188,31 +174,47 @@ def check_counts(
         raise TypeError(f"{where} must hold numbers, found dtype {counts.dtype}.")
     if counts.dtype.kind in "ub":
         return counts
-    other = f"{advice} (available layers: {listing(layer_names(adata), 30)})"
-    for block in _blocks(counts):
+
+    def other() -> str:
+        return f"{advice} (available layers: {listing(layer_names(adata), 30)}). {other_counts(adata, layer)}".rstrip()
+
+    for block in value_blocks(counts):
         low, high = block.min(), block.max()
         if not np.isfinite(low) or not np.isfinite(high):
-            raise ValueError(f"{where} has NaN or infinite values: remove or repair these entries, or {other}.")
+            raise ValueError(
+                f"{where} has NaN or infinite values{_missing_genes(counts)}: remove or repair these entries, or {other()}"
+            )
         if low < 0:
-            raise ValueError(f"{where} has negative values (e.g. {low:g}), raw counts are needed: {other}.")
+            raise ValueError(f"{where} has negative values (e.g. {low:g}), raw counts are needed: {other()}")
         if counts.dtype.kind == "f":
             fraction = block[block != np.rint(block)]
             if len(fraction):
                 kind = "log-transformed" if high < 30 else "normalised"
                 raise ValueError(
                     f"{where} holds values that are not whole numbers (e.g. {fraction[0]:.4g}) and looks {kind}, "
-                    f"raw counts are needed: {other}."
+                    f"raw counts are needed: {other()}"
                 )
-    return counts
+        if counts.dtype == np.float16 and high > LARGEST_HALF:
+            raise ValueError(
+                f"{where} is in half precision (float16), which skips whole numbers above {LARGEST_HALF}, and has values up "
+                f"to {high:g}: these are no longer the counts that were measured. Read them from the original file."
+            )
+    return stored_matrix(adata, layer)
 
 
-def _blocks(matrix: NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix) -> Iterator[NDArray[Any]]:
-    values = matrix if isinstance(matrix, np.ndarray) else matrix.data
-    step = max(1, _BLOCK // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), step):
-        block = values[start : start + step]
-        if block.size:
-            yield block
+def _missing_genes(counts: NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix) -> str:
+    """What an outer join leaves in a dense matrix: genes without values for whole slides."""
+    if sparse.issparse(counts):
+        return ""
+    missing = np.isnan(counts)
+    genes = missing.any(axis=0)
+    if not genes.any() or missing.all(axis=0).any() or np.isinf(counts).any():
+        return ""
+    return (
+        f" for {int(genes.sum())} genes in up to {int(missing.sum(axis=0).max())} observations, as an outer join leaves them: "
+        "fill with zeros (`fill_value=0` of `anndata.concat`), genes without a count on a slide are taken as not measured "
+        "there"
+    )
 
 
 def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
@@ -230,6 +232,15 @@ def check_grid(adata: AnnData, grid_key: str) -> pd.DataFrame:
                 f"adata.obs[{column!r}] must hold rows or columns of a grid, found dtype {adata.obs[column].dtype}: run "
                 "`stimage.pp.compact_grid` again."
             )
+    summary = adata.uns[grid_key].get("summary")
+    made_of = (
+        int(summary["n_observations"].sum()) if "n_observations" in getattr(summary, "columns", ()) else adata.n_obs
+    )
+    if made_of < adata.n_obs:
+        raise ValueError(
+            f"adata.uns[{grid_key!r}] is the grid of {made_of} observations, `adata` has {adata.n_obs}: it is that of one part of "
+            "what was put together, run `stimage.pp.compact_grid(adata, slide_key=...)` again."
+        )
     return adata.uns[grid_key]["slides"]
 
 

@@ -71,7 +71,9 @@ def test_hidden_sites_are_not_looked_at(slide, baseline, form):
 
 
 def slow_gaussian_mean(values, places, where, width):
-    weights = [np.exp(-sum((a - b) ** 2 for a, b in zip(where, place, strict=True)) / (2 * width**2)) for place in places]
+    weights = [
+        np.exp(-sum((a - b) ** 2 for a, b in zip(where, place, strict=True)) / (2 * width**2)) for place in places
+    ]
     return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
 

@@ -192,6 +192,15 @@ def test_a_folder_that_cannot_be_written_to(features, tmp_path):
     np.testing.assert_array_equal(found, features(cache=None))
 
 
+def test_features_that_are_not_finite_are_refused_and_not_kept(features, tmp_path):
+    encoder = tiny_encoder()
+    with torch.no_grad():
+        next(encoder.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="Patches: the image encoder gives NaN or infinite features for 4 of 4 spots"):
+        features(encoder=encoder)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 def test_nothing_half_written_is_left(features, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")

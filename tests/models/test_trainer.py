@@ -1,6 +1,9 @@
+import signal
+import sys
+
 import pytest
 
-from stimage.models._fit import make_trainer
+from stimage.models._fit import _interruptible, make_trainer
 from stimage.modules import AlignerConfig, SpotNicheAligner
 from stimage.train import AlignmentOptimizerConfig, AlignmentPlan
 
@@ -12,6 +15,7 @@ SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NAME": "pretrain",
     "SLURM_PROCID": "1",
+    "SLURM_STEP_ID": "0",
     "SLURM_LOCALID": "1",
     "SLURM_NODEID": "0",
     "SLURM_NODELIST": "node1",
@@ -31,6 +35,31 @@ def test_processes_of_slurm(monkeypatch):
     assert (trainer.world_size, trainer.global_rank) == (2, 1)
     assert trainer.strategy.cluster_environment.creates_processes_externally
     assert trainer.strategy.cluster_environment.auto_requeue is False
+
+
+def test_a_slurm_job_without_srun_is_one_process(monkeypatch):
+    for name, value in SLURM.items():
+        if name != "SLURM_STEP_ID":
+            monkeypatch.setenv(name, value)
+    trainer = make_trainer(devices="auto", **QUIET)
+    assert (trainer.world_size, trainer.global_rank) == (1, 0)
+
+
+@pytest.mark.parametrize("inside", [KeyboardInterrupt, None])
+def test_an_exit_is_an_interrupt_only_where_it_was_one(inside):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def leave():
+        with _interruptible():
+            try:
+                raise (inside or ValueError)
+            except (KeyboardInterrupt, ValueError):
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                sys.exit(3)
+
+    with pytest.raises(KeyboardInterrupt if inside else SystemExit):
+        leave()
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_processes_of_torchrun(monkeypatch):

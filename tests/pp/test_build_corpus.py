@@ -17,11 +17,10 @@ from helpers import assert_unchanged
 from PIL import Image
 from slides import visium
 
-from stimage import pp
+from stimage import io, pp
 from stimage.data import Corpus, Vocabulary
 from stimage.models._setup import corpus_of
 from stimage.pp._sources import check_sources, fingerprint
-from stimage.pp._visium import read_visium
 
 GENES = [f"gene{i}" for i in range(8)]
 
@@ -200,14 +199,15 @@ def test_visium_hd(slides, tmp_path):
     folder = tmp_path / "binned_outputs" / "square_008um"
     positions = write_visium_hd(folder, slides[0])
     write_visium(tmp_path / "csv", slides[0])
-    found = read_visium(folder)
+    found = io.read(folder)
     assert found.obs_names.tolist() == slides[0].obs_names.tolist()
     np.testing.assert_array_equal(found.obsm["spatial"], slides[0].obsm["spatial"])
     np.testing.assert_array_equal(found.obs[["array_row", "array_col"]], slides[0].obs[["array_row", "array_col"]])
     assert next(iter(found.uns["spatial"].values()))["scalefactors"] == {"tissue_hires_scalef": 1.0}
+    assert found.uns["stimage_source"]["dropped"] == {}
     (hd,) = pp.build_corpus(folder, tmp_path / "hd", genes=GENES)
     (csv,) = pp.build_corpus(tmp_path / "csv", tmp_path / "plain", genes=GENES)
-    assert hd.name == "square_008um"
+    assert hd.name == f"{tmp_path.name}_square_008um"
     np.testing.assert_array_equal(hd.raster, csv.raster)
     np.testing.assert_array_equal(hd.expression[:].toarray(), csv.expression[:].toarray())
 

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,12 +158,15 @@ def test_bins_are_shared_and_sized():
     assert counts.median() == 1
 
 
-def test_few_rounded_array_positions_give_way_to_spatial_ones():
+def test_one_wrong_array_position_leaves_the_lattice_and_is_named():
     adata = visium(8, 8)
+    right = adata.copy()
+    pp.compact_grid(right)
     adata.obs.iloc[10, :] = adata.obs.iloc[11]
-    pp.compact_grid(adata)
-    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["hex", "spatial"]]
-    assert not adata.obs.duplicated(["grid_row", "grid_col"]).any()
+    with pytest.warns(UserWarning, match="1 of 64 observations .*'spot10'.* contradicts"):
+        pp.compact_grid(adata)
+    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["hex", "array"]]
+    pd.testing.assert_frame_equal(adata.obs[["grid_row", "grid_col"]], right.obs[["grid_row", "grid_col"]])
 
 
 def legacy_array(pitch=300.0, jitter=0.0):
@@ -195,13 +200,12 @@ def test_a_few_on_one_site_of_a_square_array_share_a_bin(jitter):
             pp.compact_grid(adata, layout=layout)
 
 
-def test_pixels_with_a_few_on_one_are_not_bins_of_a_pixel():
+def test_pixels_of_cells_are_no_array_positions():
     adata = cells(200)
     adata.obs["array_col"], adata.obs["array_row"] = np.rint(adata.obsm["spatial"]).astype(int).T
     adata.obs.iloc[10, :] = adata.obs.iloc[11]
-    pp.compact_grid(adata)
-    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["bins", "spatial"]]
-    assert slide_table(adata)["pitch"].item() > 10
+    with pytest.raises(ValueError, match="look like pixel coordinates.*no neighbour one step away"):
+        pp.compact_grid(adata)
 
 
 def test_many_on_one_site_are_an_error():
@@ -292,11 +296,11 @@ BAD = {
         "No spatial coordinates: `spatial_key`='spatial'.*available: 'X_pca'",
     ),
     "no such spatial_key": (visium, {"spatial_key": "spatail"}, KeyError, "'spatail'.*available: 'spatial'"),
-    "three columns": (
-        lambda: _edit(visium(), obsm={"spatial": np.ones((30, 3))}),
+    "four columns": (
+        lambda: _edit(visium(), obsm={"spatial": np.ones((30, 4))}),
         {},
         ValueError,
-        r"two columns.*found shape \(30, 3\)",
+        r"two columns.*found shape \(30, 4\)",
     ),
     "text coordinates": (
         lambda: _edit(visium(), obsm={"spatial": np.full((30, 2), "a")}),
@@ -354,7 +358,12 @@ BAD = {
         "`layout`='hex' needs .*found 15 even and 15 odd",
     ),
     "rank of pixels": (_pixel_columns, {"layout": "rank"}, ValueError, "look like pixel coordinates, whose ranks"),
-    "pixels as array": (_pixel_columns, {}, ValueError, "look like pixel coordinates; remove them"),
+    "pixels as array": (
+        _pixel_columns,
+        {},
+        ValueError,
+        "look like pixel coordinates, not array positions: they form a hex lattice whose neighbours are 138.0 steps",
+    ),
     "fractional array": (
         lambda: _edit(visium(), obs={"array_row": np.linspace(0, 9.7, 30)}),
         {},
@@ -470,3 +479,119 @@ def test_inferred_lattice_of_real_slides_is_the_array(shared_data, name, degrees
     assert slide_table(inferred)["source"].tolist() == ["spatial"]
     assert slide_table(inferred)["layout"].tolist() == slide_table(known)["layout"].tolist()
     assert neighbours(inferred) == neighbours(known)
+
+
+def test_array_rows_numbered_anew_behind_a_gap_are_refused():
+    """As in pooled bins whose empty rows were dropped before they were numbered."""
+    adata = visium(20, 10)
+    upper = adata.obs["array_row"].to_numpy() >= 10
+    adata.obsm["spatial"][upper, 1] += 4 * 120
+    with pytest.raises(
+        ValueError, match="contradict the spatial coordinates: 100 of 200.*hex lattice|contradict.*of 200"
+    ):
+        pp.compact_grid(adata)
+
+
+def test_array_positions_of_another_order_are_refused():
+    adata = visium(12, 10)
+    adata.obsm["spatial"] = adata.obsm["spatial"][np.random.default_rng(0).permutation(120)]
+    with pytest.raises(ValueError, match="contradict the spatial coordinates.*Positions of another slide"):
+        pp.compact_grid(adata)
+
+
+def test_bent_coordinates_are_those_of_their_array():
+    adata = visium(40, 30)
+    x, y = adata.obsm["spatial"].T
+    adata.obsm["spatial"] = np.column_stack([x, y + 0.03 * (x - x.mean()) ** 2 / np.ptp(x) * 20])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pp.compact_grid(adata)
+    assert slide_table(adata)[["layout", "source"]].values.tolist() == [["hex", "array"]]
+
+
+def test_positions_in_larger_steps_are_refused_with_both_readings():
+    row, col = np.divmod(np.arange(100), 10)
+    obs = pd.DataFrame({"array_row": row * 4, "array_col": col * 4}, index=[f"s{i}" for i in range(100)])
+    with pytest.raises(ValueError, match="square lattice whose neighbours are 4.0 steps apart.*divide them"):
+        pp.compact_grid(AnnData(np.ones((100, 2)), obs=obs))
+
+
+@pytest.mark.parametrize("values", [(1, 0), (True, False), ("1", "0")])
+def test_spots_off_tissue_are_told(values):
+    adata = visium(8, 8)
+    adata.obs["in_tissue"] = np.where(np.arange(64) < 50, *map(np.array, values))
+    with pytest.warns(UserWarning, match="14 of 64 observations are not in tissue.*adata.obs.'in_tissue'."):
+        pp.compact_grid(adata)
+    adata.obs["in_tissue"] = values[1]  # never filled in
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pp.compact_grid(adata)
+
+
+def test_slides_on_top_of_each_other_are_told():
+    one, other = cells(150), cells(150)
+    other.obsm["spatial"] = other.obsm["spatial"] + 3.0
+    together = concat({"a": one, "b": other}, label="sample", index_unique="-")
+    with pytest.warns(UserWarning, match="obs.'sample'. has 2 values.*share 9.%.*`slide_key`='sample'"):
+        pp.compact_grid(together)
+    apart = together.copy()
+    apart.obsm["spatial"][150:, 0] += 1e5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pp.compact_grid(apart)
+        pp.compact_grid(together, slide_key="sample")
+
+
+def test_an_observation_far_from_all_others_is_named():
+    adata = visium(12, 10)
+    adata.obs = adata.obs.drop(columns=["array_row", "array_col"])
+    adata.obsm["spatial"][7] = adata.obsm["spatial"][7] + [0, 138 * np.sqrt(3) * 30]
+    with pytest.warns(UserWarning, match="1 observations .*'spot7'.* lie more than 10 sites away"):
+        pp.compact_grid(adata)
+
+
+@pytest.mark.parametrize("name", ["h5ad", "nothing"])
+def test_inferred_visium_lattices_have_micrometres(name):
+    adata = visium(10, 10)
+    adata.obs = adata.obs.drop(columns=["array_row", "array_col"])
+    if name == "h5ad":
+        adata.uns["spatial"] = {"is_single": np.bool_(True), "x": {"scalefactors": {"tissue_hires_scalef": 0.1}}}
+    pp.compact_grid(adata)
+    summary = adata.uns["grid"]["summary"].iloc[0]
+    assert summary["pitch_micrometres"] == pytest.approx(100) and "taken for Visium" in summary["scale_from"]
+    adata.uns["spatial"] = {
+        "x": {"scalefactors": {"spot_diameter_fullres": adata.uns["grid"]["slides"]["pitch"].item() * 0.95}}
+    }
+    pp.compact_grid(adata)  # spots that touch are none of Visium
+    assert np.isnan(adata.uns["grid"]["summary"]["micrometres_per_unit"].item())
+
+
+@pytest.mark.parametrize("merge", [None, "same", "unique", "first", "only"])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_grids_and_niches_put_together_are_replaced(merge, keyed):
+    parts = {
+        name: visium(
+            n,
+            8,
+        )
+        for name, n in (("a", 8), ("b", 10))
+    }
+    for part in parts.values():
+        part.obs["section"] = "x"
+        pp.compact_grid(part, slide_key="section" if keyed else None)
+        pp.build_niches(part)
+    alone = [part.obs[["grid_row", "grid_col"]].to_numpy() for part in parts.values()]
+    together = concat(parts, label="library", index_unique="-", uns_merge=merge)
+    pp.compact_grid(together, slide_key="library")
+    np.testing.assert_array_equal(together.obs[["grid_row", "grid_col"]], np.vstack(alone))
+    pp.build_niches(together)
+    assert together.obsp["niche_connectivities"][:64, 64:].nnz == 0
+
+
+def test_the_grid_of_one_part_is_not_that_of_all():
+    parts = {"a": cells(60), "b": cells(50)}
+    for part in parts.values():
+        pp.compact_grid(part, layout="bins", bin_size=300)
+    together = concat(parts, index_unique="-", uns_merge="first")
+    with pytest.raises(ValueError, match="grid of 60 observations, `adata` has 110"):
+        Corpus.from_anndata(together, genes=together.var_names)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stimage.pp._array_fit import fit_array
 from stimage.pp._infer import from_spatial
-from stimage.pp._lattice import NoLatticeError, Sites, from_array, from_bins
+from stimage.pp._lattice import NoLatticeError, Sites, from_array, from_bins, whole_positions
 
 HALF = np.sqrt(3) / 2
 
@@ -49,6 +50,11 @@ slides = st.fixed_dictionaries(
 )
 
 
+def from_both(row, col, layout, spatial):
+    """Sites from array coordinates, with the steps that the spatial ones say."""
+    return from_array(row, col, layout, fit_array(row, col, spatial).steps)
+
+
 @settings(max_examples=150, deadline=None)
 @given(slide=slides, layout=st.sampled_from(["hex", "square"]))
 def test_inferred_lattice_has_the_true_neighbours(slide, layout):
@@ -86,7 +92,7 @@ def test_hex_from_array_has_the_true_neighbours(shape, first, odd, seed):
     kept = rng.permutation(np.flatnonzero(on_lattice))[: max(4, int(on_lattice.sum() * 0.8))]
     row, col = row[kept], col[kept]
     positions = np.column_stack([col / 2, row * HALF])
-    sites = from_array(row, col, "hex", positions)
+    sites = from_both(row, col, "hex", positions)
     np.testing.assert_array_equal(neighbour_pairs(raster_positions(sites)), neighbour_pairs(positions))
     # Rows and columns keep their order and start, so the raster is the slide moved, not turned.
     offset = raster_positions(sites) - positions
@@ -113,7 +119,7 @@ def test_checkerboard_is_a_square_lattice_turned_by_45_degrees(seed, keep, odd):
     kept = rng.permutation(on_lattice)[: int(keep * len(on_lattice))]
     row, col = row[kept] + 5, col[kept] + 3
     spatial = np.column_stack([30.0 * col, 33.0 * row])  # as on the real 2k arrays, not exactly isotropic
-    sites = from_array(row, col, "auto", spatial)
+    sites = from_both(row, col, "auto", spatial)
     assert (sites.layout, sites.rotation, sites.source) == ("square", 45.0, "array")
     diagonal = neighbour_pairs(np.column_stack([col, row]).astype(float), np.sqrt(2), 0.1)
     np.testing.assert_array_equal(neighbour_pairs(raster_positions(sites)), diagonal)
@@ -124,12 +130,12 @@ def test_one_parity_without_spatial_coordinates_is_taken_as_visium():
     row, col, positions = visium(6, 7)
     assert from_array(row, col, "auto").layout == "hex"
     assert np.isnan(from_array(row, col, "auto").pitch)
-    assert from_array(row, col, "auto", positions * 100).pitch == pytest.approx(100)
+    assert from_both(row, col, "auto", positions * 100).pitch == pytest.approx(100)
 
 
 def test_full_square_array_stays_as_it_is():
     row, col = np.divmod(np.arange(30), 6)
-    sites = from_array(row + 12, col + 3, "auto", np.column_stack([col, row]) * 200.0)
+    sites = from_both(row + 12, col + 3, "auto", np.column_stack([col, row]) * 200.0)
     assert (sites.layout, sites.shape, sites.occupancy) == ("square", (5, 6), 1.0)
     assert sites.pitch == pytest.approx(200)
 
@@ -137,11 +143,11 @@ def test_full_square_array_stays_as_it_is():
 def test_array_coordinates_may_have_an_offset_and_jitter():
     rng = np.random.default_rng(0)
     row, col = np.divmod(np.arange(63), 9)
-    shifted = from_array(row + 10.5, col + 3.5, "auto")
+    shifted = from_array(whole_positions(row + 10.5, "row"), whole_positions(col + 3.5, "col"), "auto")
     np.testing.assert_array_equal(shifted.row, row)
     np.testing.assert_array_equal(shifted.col, col)
     jitter = rng.uniform(-0.2, 0.2, (2, 63))
-    adjusted = from_array(row + jitter[0], col + jitter[1], "square")
+    adjusted = from_array(whole_positions(row + jitter[0], "row"), whole_positions(col + jitter[1], "col"), "square")
     np.testing.assert_array_equal(adjusted.row, row)
     np.testing.assert_array_equal(adjusted.col, col)
 
@@ -149,8 +155,8 @@ def test_array_coordinates_may_have_an_offset_and_jitter():
 def test_exchanged_array_columns_are_refused_in_auto_only():
     row, col, positions = visium(8, 8)
     with pytest.raises(ValueError, match="look exchanged"):
-        from_array(col, row, "auto", positions)
-    assert from_array(col, row, "hex", positions).layout == "hex"
+        from_both(col, row, "auto", positions)
+    assert from_both(col, row, "hex", positions).layout == "hex"
 
 
 def test_rows_follow_the_image_axis_where_the_lattice_has_one():
@@ -188,10 +194,35 @@ def test_inference_says_what_it_found():
         from_spatial(positions[:5])
     with pytest.raises(NoLatticeError, match="have the position of another"):
         from_spatial(np.vstack([positions, positions[:1]]))
+    rng = np.random.default_rng(0)
     with pytest.raises(NoLatticeError, match="share a site"):
-        from_spatial(np.vstack([positions, positions[:1] + 0.1]))
-    with pytest.raises(NoLatticeError, match="do not fit"):
-        from_spatial(np.vstack([positions, positions[:1] + [0.5, 0.4]]))
+        from_spatial(np.vstack([positions, positions[:6] + rng.uniform(-0.2, 0.2, (6, 2))]))
+    with pytest.raises(NoLatticeError, match="do not fit|irregular"):
+        from_spatial(np.vstack([positions, positions[:20] + rng.uniform(-0.5, 0.5, (20, 2))]))
+
+
+@pytest.mark.parametrize("turned", [0.0, 17.0])
+def test_a_few_positions_beside_the_lattice_leave_it_as_it_is(turned):
+    row, col, positions = visium(20, 20)
+    kept = np.random.default_rng(1).permutation(len(row))[:320]
+    spatial = rotated(positions[kept], turned, 140.0, False)
+    right = from_spatial(spatial)
+    for number, step in enumerate(([70.0, 0.0], [0.0, 78.0], [-70.0, 0.0])):
+        spatial[50 * number] += step
+    sites = from_spatial(spatial)
+    assert sites.layout == "hex" and sites.pitch == pytest.approx(140, rel=0.01)
+    assert set(sites.misfits) <= {0, 50, 100} and len(sites.misfits) >= 2
+    others = np.setdiff1d(np.arange(320), [0, 50, 100])
+    np.testing.assert_array_equal(sites.row[others] - right.row[others], sites.row[1] - right.row[1])
+    assert len({*zip(sites.row.tolist(), sites.col.tolist(), strict=True)}) == 320
+
+
+def test_an_observation_on_the_site_of_another_has_a_free_one_beside_it():
+    positions = visium(10, 10)[2]
+    sites = from_spatial(np.vstack([positions, positions[:1] + [-0.2, -0.1]]))
+    assert sites.layout == "hex" and sites.misfits.tolist() == [100]
+    flat = sites.row * 1000 + sites.col
+    assert len(np.unique(flat)) == 101
 
 
 @settings(max_examples=50, deadline=None)

@@ -94,6 +94,13 @@ def with_column(name, values):
 
 
 def duplicated_sites(adata):
+    """Observations at the sites of others."""
+    for column in ("grid_row", "grid_col"):
+        adata.obs[column] = np.append(adata.obs[column].to_numpy()[:-3], adata.obs[column].to_numpy()[:3])
+    return adata
+
+
+def grid_of_one_part(adata):
     """Two slides put together as if they were one."""
     other = adata.copy()
     other.obs_names = [f"{name}-1" for name in other.obs_names]
@@ -140,7 +147,12 @@ BAD_SLIDES = {
         ValueError,
         ["'grid_col'", "observations", "not in slide 'slide'", "compact_grid` again"],
     ),
-    "duplicated sites": (duplicated_sites, ValueError, ["81 observations", "share a site", "`slide_key="]),
+    "duplicated sites": (duplicated_sites, ValueError, ["3 observations", "share a site", "`slide_key="]),
+    "grid of one part": (
+        grid_of_one_part,
+        ValueError,
+        ["grid of 81 observations", "has 162", r"compact_grid\(adata, slide_key="],
+    ),
     "uns of another": (with_uns("stimage", "mine"), ValueError, [r"adata.uns\['stimage'\] holds a str", "another key"]),
     "dtype": (
         lambda a: anndata.AnnData(a.X.toarray().astype(complex), obs=a.obs, var=a.var, uns=a.uns, obsm=a.obsm),

@@ -334,3 +334,20 @@ def test_bad_input_to_an_aligner(stained, aligner, change, options, error, messa
         change(stained)
     with assert_unchanged(stained), pytest.raises(error, match=message):
         tl.embed(stained, aligner, **options)
+
+
+def test_counts_may_be_in_a_layer(slide, model):
+    adata = slide
+    tl.embed(adata, model)
+    other = adata.copy()
+    other.layers["counts"], other.X = other.X.copy(), other.X * 0.25
+    del other.uns["stimage"]
+    tl.embed(other, model, layer="counts")
+    np.testing.assert_array_equal(other.obsm["X_stimage"], adata.obsm["X_stimage"])
+    tl.reconstruct_region(adata, model, size=3)
+    tl.reconstruct_region(other, model, size=3, layer="counts")
+    pd.testing.assert_frame_equal(other.uns["stimage_region"]["errors"], adata.uns["stimage_region"]["errors"])
+    holes = tl.fill_holes(other, model, layer="counts")
+    np.testing.assert_array_equal(holes.X, tl.fill_holes(adata, model).X)
+    with pytest.raises(KeyError, match="`layer`='spliced' is not in adata.layers"):
+        tl.embed(other, model, layer="spliced")

@@ -118,8 +118,8 @@ def coordinates(value):
     return change
 
 
-def of_three(adata):
-    adata.obsm["spatial"] = np.ones((adata.n_obs, 3))
+def of_four(adata):
+    adata.obsm["spatial"] = np.ones((adata.n_obs, 4))
 
 
 def of_text(adata):
@@ -222,7 +222,7 @@ BAD = {
         r"`spatial_key`.*infinite.*remove",
         COORDINATES | IF_THERE,
     ),
-    "three coordinates": (of_three, ValueError, r"`spatial_key`.*two columns.*\(46, 3\)", COORDINATES | IF_THERE),
+    "four coordinates": (of_four, ValueError, r"`spatial_key`.*two columns.*\(46, 4\)", COORDINATES | IF_THERE),
     "text for coordinates": (of_text, TypeError, r"`spatial_key`.*must hold numbers", COORDINATES | IF_THERE),
     "NaN count": (
         one_count(np.nan),
@@ -285,8 +285,8 @@ BAD = {
     "no embedding": (without_embedding, KeyError, r"`use_rep`.*available.*stimage.tl.embed", EMBEDDINGS),
     "library of another": (
         library_of_another,
-        TypeError,
-        r"adata.uns\['spatial'\]\['slide_1'\] must hold 'images'.*int",
+        KeyError,
+        r"No (tissue )?image|has no image",
         {"embed aligned", "align", "predict_expression", "pl.niches", "pl.alignment", "SlideImage"},
     ),
     "text for scales": (

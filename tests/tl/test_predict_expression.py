@@ -1,13 +1,16 @@
 import inspect
 
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 from helpers import assert_unchanged
 from scipy import sparse
 from stained import TINY, aligner_of, apart, prepared, stained_tissue, tiny_encoder
 
 from stimage import tl
 from stimage.models import STAlign
+from stimage.pl._alignment_examples import predicted_genes
 
 
 def predicted(adata, model, **options):
@@ -151,3 +154,38 @@ def test_models_that_cannot(stained, model):
         untrained = STAlign(stained, image_encoder=tiny_encoder(), n_pool_genes=40, config=TINY)
         with pytest.raises(ValueError, match="not trained"):
             tl.predict_expression(stained, untrained)
+
+
+def widened(stained, n_more, counted):
+    """The slide with more genes that the aligner does not know, with one count each or none."""
+    more = sparse.csr_matrix(np.full((stained.n_obs, n_more), float(counted), dtype=np.float32))
+    return AnnData(
+        sparse.hstack([sparse.csr_matrix(stained.X), more], format="csr"),
+        obs=stained.obs.copy(),
+        var=pd.DataFrame(index=[*stained.var_names, *(f"other{i}" for i in range(n_more))]),
+        obsm=dict(stained.obsm),
+        obsp=dict(stained.obsp),
+        uns=dict(stained.uns),
+    )
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_predictions_of_a_wide_slide(stained, aligner, counted, tmp_path):
+    expected = pd.DataFrame(predicted(stained, aligner), columns=stained.var_names)
+    wide = widened(stained, 40 * len(aligner.genes), counted)
+    tl.predict_expression(wide, aligner)
+    if counted:  # NaN of thousands of genes would be most of the file
+        found = wide.obsm["stimage_predicted"]
+        assert "stimage_predicted" not in wide.layers and list(found.index) == list(wide.obs_names)
+        assert set(found.columns) == set(expected.columns[expected.notna().all()])
+        np.testing.assert_array_equal(found.to_numpy(), expected[found.columns].to_numpy())
+    else:
+        layer = wide.layers["stimage_predicted"]
+        assert layer.format == "csc" and "stimage_predicted" not in wide.obsm
+        found = layer[:, : stained.n_vars].toarray()
+        known = expected.notna().all().to_numpy()
+        np.testing.assert_array_equal(found[:, known], expected.to_numpy()[:, known])
+        assert layer[:, stained.n_vars :].nnz == 0
+    wide.write_h5ad(tmp_path / "wide.h5ad")
+    shown, columns = predicted_genes(wide, "stimage_predicted")
+    np.testing.assert_array_equal(shown, expected.loc[:, wide.var_names[columns]].to_numpy())

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _validate
+from stimage._labels import text_labels, warn_of_missing_names
 from stimage._progress import progress
 from stimage.benchmark._heads import BATCH_SIZE, LEARNING_RATE, N_NEIGHBORS, knn_head
 from stimage.benchmark._perceptrons import train_perceptrons
@@ -110,6 +111,7 @@ def evaluate_domains(
     ----------
     Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4.
     """
+    warn_of_missing_names(labels, "`labels`")
     truth, annotated = annotation(labels)
     slides = np.asarray(slides).astype(str)
     positions = np.asarray(positions, dtype=np.float64)
@@ -168,11 +170,8 @@ def evaluate_domains(
 
 
 def annotation(labels: Sequence[Any] | np.ndarray | pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as strings, and which spots have one: None, NaN and the empty string are none."""
-    values = pd.Series(np.asarray(labels, dtype=object))
-    missing = values.isna()
-    text = values.where(~missing, "").astype(str).to_numpy(dtype=str)
-    return text, text != ""
+    """Labels as strings, and which spots have one: None, NaN and what reads like them are none."""
+    return text_labels(labels)
 
 
 def _splits(

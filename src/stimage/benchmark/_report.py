@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.benchmark._domains import POOLED
 
 _FORMAT_VERSION = 1
@@ -160,7 +161,7 @@ class Report:
             The file.
         """
         _validate.check_path("path", path)
-        path = Path(path)
+        path = path_of(path)
         records = self.records.astype(object).where(self.records.notna(), None)
         document = {
             "format": "stimage.benchmark.Report",
@@ -201,7 +202,7 @@ class Report:
         """
         _validate.check_path("path", path)
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = json.loads(path_of(path).read_text(encoding="utf-8"))
             if document["format"] != "stimage.benchmark.Report" or document["format_version"] != _FORMAT_VERSION:
                 raise ValueError(f"format {document['format']!r}, version {document['format_version']!r}")
             records = pd.DataFrame(document["records"], columns=document["columns"])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stimage.data._datamodule import SpotDataset, WindowDataModule, WindowDataset, collate_windows
     from stimage.data._device_datamodule import DeviceWindowDataModule
     from stimage.data._device_windows import DeviceWindows
+    from stimage.data._donor_splits import split_by_donor
     from stimage.data._epoch_sampler import EpochSampler, JointBatchSampler
     from stimage.data._gene_selection import select_window_genes
     from stimage.data._macro_domains import macro_domains
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_datamodule": ["SpotDataset", "WindowDataModule", "WindowDataset", "collate_windows"],
         "_device_datamodule": ["DeviceWindowDataModule"],
         "_device_windows": ["DeviceWindows"],
+        "_donor_splits": ["split_by_donor"],
         "_epoch_sampler": ["EpochSampler", "JointBatchSampler"],
         "_gene_selection": ["select_window_genes"],
         "_macro_domains": ["macro_domains"],

@@ -43,7 +43,7 @@ class AlignmentDataset(Dataset):
     ...     [sti.data.PairedSlide(slide, adata.obsp["niche_connectivities"])], batch_size=64
     ... )
     >>> batches.n_batches, batches[0]["spot_genes"].shape
-    (5, torch.Size([62, 100]))
+    (5, torch.Size([60, 100]))
     """
 
     def __init__(

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimage import _keys, _validate
+from stimage._features import genes_with_warning
+from stimage._measured import absent_genes
+from stimage.data._corpus_report import details_of, report
 from stimage.data._corpus_store import open_slides, verify_corpus, write_corpus
 from stimage.data._corpus_writer import TARGET_SUM
 from stimage.data._slide import Slide
 from stimage.data._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -29,6 +33,8 @@ class Corpus(Sequence[Slide]):
         The vocabulary, or the names of its genes: at least two, none twice.
     source
         Number of the AnnData that each slide came from; by default each came from one of its own.
+    details
+        What is known of each slide beside its arrays, for :meth:`report`.
 
     Examples
     --------
@@ -46,7 +52,7 @@ class Corpus(Sequence[Slide]):
     ...     corpus.write(f"{folder}/corpus")
     ...     sti.data.Corpus.verify(f"{folder}/corpus")
     ...     print(sti.data.Corpus.open(f"{folder}/corpus"))
-    Corpus of 1 slides, 308 sites and 100 genes
+    Corpus of 1 slides, 302 sites and 100 genes
     """
 
     def __init__(
@@ -55,10 +61,12 @@ class Corpus(Sequence[Slide]):
         genes: Sequence[str] | np.ndarray | Vocabulary,
         *,
         source: Sequence[int] | None = None,
+        details: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.slides = list(slides)
         self.vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary(genes)
         self.source = list(range(len(self.slides)) if source is None else source)
+        self.details = [{} for _ in self.slides] if details is None else [dict(known) for known in details]
         if not self.slides:
             raise ValueError("A corpus needs at least one slide, got none.")
         names = [slide.name for slide in self.slides]
@@ -153,7 +161,7 @@ class Corpus(Sequence[Slide]):
         # A slide of unknown origin is of an AnnData of its own.
         origins = [entry.origin or entry.file for entry in index.slides]
         source = [numbers.setdefault(origin, len(numbers)) for origin in origins]
-        return cls(slides, index.vocabulary, source=source)
+        return cls(slides, index.vocabulary, source=source, details=[entry.details for entry in index.slides])
 
     @staticmethod
     def verify(path: str | PathLike[str]) -> None:
@@ -187,7 +195,39 @@ class Corpus(Sequence[Slide]):
             Shares with this one what does not change.
         """
         slides = [slide.to_target_sum(target_sum) for slide in self.slides]
-        return Corpus(slides, self.vocabulary, source=self.source)
+        return Corpus(slides, self.vocabulary, source=self.source, details=self.details)
+
+    def report(self) -> pd.DataFrame:
+        """What the corpus consists of, and what contradicts itself.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each slide (index: its name): ``donor``, ``tissue``, ``species``, ``technology`` and ``study``, empty
+            where the source does not say; ``n_observations``, ``n_sites``, ``n_genes`` (genes of the vocabulary that were
+            measured) and ``median_counts`` (of a site, over all genes of the source); ``layout``, ``unit`` of the
+            coordinates and ``micrometres_per_unit`` (missing where unknown); ``dropped``, what was left out of the source
+            and why; ``same_counts_as``, other slides most of whose sites have the same counts, under whatever names and in
+            whatever order; ``contradiction``, what cannot be right: slides of the same counts that are of different donors,
+            species or tissues, and donors of several species. ``format`` and ``path`` say where the slide came from.
+
+        Notes
+        -----
+        Sites are compared by hashes of their counts of the vocabulary's genes, of which the 64 smallest are kept for each
+        slide (Broder 1997); sites with counts of less than eight of these genes are left out, since such are alike by chance.
+
+        Examples
+        --------
+        >>> import stimage as sti
+        >>> adatas = [sti.datasets.simulate_tissue(n_rows=20, n_cols=20, seed=seed) for seed in (0, 1, 0)]
+        >>> for adata, donor in zip(adatas, ["ann", "bob", "cleo"]):
+        ...     sti.pp.compact_grid(adata)
+        ...     adata.obs["donor"] = donor
+        >>> corpus = sti.data.Corpus.from_anndata(adatas, genes=adatas[0].var_names, donor_key="donor")
+        >>> corpus.report()[["donor", "same_counts_as", "contradiction"]].values.tolist()[0]
+        ['ann', 'slide-3', "same counts as 'slide-3' of donor 'cleo'"]
+        """
+        return report(self)
 
     @classmethod
     def from_anndata(
@@ -208,7 +248,8 @@ class Corpus(Sequence[Slide]):
             One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
         genes
             Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`stimage.data.Vocabulary.match`; those
-            that a slide lacks are treated as not measured.
+            that a slide lacks are treated as not measured, and so are those that an outer join left empty on it: without a count
+            where 20 would be expected from the other slides.
         layer
             Layer with raw counts; ``X`` by default.
         slide_key
@@ -230,6 +271,11 @@ class Corpus(Sequence[Slide]):
         ValueError
             If counts are not raw, names are repeated, a slide has several donors, too few genes of the vocabulary, no
             counts or less than two observations.
+
+        Warns
+        -----
+        UserWarning
+            If antibodies, control probes, blanks or genes of a second species are left out of library sizes, with their share.
         """
         adatas = _validate.check_anndatas(adatas)
         vocabulary = genes if isinstance(genes, Vocabulary) else Vocabulary.from_anndata(adatas, genes)
@@ -242,12 +288,13 @@ class Corpus(Sequence[Slide]):
         genes: Sequence[str] | np.ndarray | Vocabulary,
         *,
         source: Sequence[int] | None = None,
+        details: Sequence[Mapping[str, Any]] | None = None,
     ) -> Corpus:
         """A corpus of slides some of which may be called the same: these get a number.
 
         Parameters
         ----------
-        slides, genes, source
+        slides, genes, source, details
             As for the class, but for names.
 
         Returns
@@ -263,7 +310,7 @@ class Corpus(Sequence[Slide]):
                 seen[slide.name] += 1
                 slide = replace(slide, name=f"{slide.name}-{seen[slide.name]}")
             named.append(slide)
-        return cls(named, genes, source=source)
+        return cls(named, genes, source=source, details=details)
 
 
 def read_corpus(
@@ -277,16 +324,19 @@ def read_corpus(
     advice: str = _validate.LAYER_ADVICE,
 ) -> Corpus:
     """Read a corpus, see :meth:`Corpus.from_anndata`; ``advice`` is for AnnData whose counts are not raw."""
-    matches = []
+    matches, all_counts = [], []
     for adata in adatas:
         _validate.check_size(adata)
-        _validate.check_counts(adata, layer, advice=advice)
+        all_counts.append(_validate.check_counts(adata, layer, advice=advice))
         _validate.check_unique_names(adata, genes=True)
         matches.append(vocabulary.match(adata))
-    slides, source = [], []
-    for number, (adata, match) in enumerate(zip(adatas, matches, strict=True)):
+    slides, source, details = [], [], []
+    for number, (adata, match, counts) in enumerate(zip(adatas, matches, all_counts, strict=True)):
         match.report()
-        for name, observations in slide_observations(adata, slide_key=slide_key, grid_key=grid_key):
+        genes_with_warning(adata, counts)
+        parts = slide_observations(adata, slide_key=slide_key, grid_key=grid_key)
+        absent = absent_genes(counts, [observations for _, observations in parts])
+        for (name, observations), is_absent in zip(parts, absent, strict=True):
             slides.append(
                 Slide.from_anndata(
                     adata,
@@ -296,11 +346,12 @@ def read_corpus(
                     layer=layer,
                     grid_key=grid_key,
                     donor=slide_donor(adata, observations, donor_key, name),
-                    gene_of_variable=match.gene_of_variable,
+                    gene_of_variable=np.where(is_absent, -1, match.gene_of_variable),
                 )
             )
             source.append(number)
-    return Corpus.with_unique_names(slides, vocabulary, source=source)
+            details.append(details_of(adata, name, grid_key))
+    return Corpus.with_unique_names(slides, vocabulary, source=source, details=details)
 
 
 def slide_observations(

@@ -34,6 +34,8 @@ class SlideEntry:
     sha256: str
     n_sites: int
     origin: str
+    details: dict[str, Any] = field(default_factory=dict)
+    """What is known of the slide beside its arrays, for :meth:`Corpus.report`."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def vocabulary_hash(genes: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(genes).encode()).hexdigest()
 
 
-def check_notes(notes: Mapping[str, Any] | None) -> dict[str, Any]:
+def check_notes(notes: Mapping[str, Any] | None, parameter: str = "notes") -> dict[str, Any]:
     """Return notes as a dictionary; raise ``TypeError`` unless JSON gives them back as they are."""
     notes = {} if notes is None else notes
     try:
@@ -125,7 +127,7 @@ def check_notes(notes: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError):
         same = False
     if not same:
-        raise TypeError("`notes` must be a dictionary of texts, numbers and lists, which JSON can hold.")
+        raise TypeError(f"`{parameter}` must be a dictionary of texts, numbers and lists, which JSON can hold.")
     return dict(notes)
 
 
@@ -185,6 +187,8 @@ def _entry(entry: object) -> SlideEntry:
         value = getattr(slide, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key} of slide {slide.name!r:.50} is {value!r:.50}")
+    if not isinstance(slide.details, dict):
+        raise TypeError(f"details of slide {slide.name!r:.50} are no object")
     # Nothing outside of the corpus is ever opened, whatever the index says.
     if not SLIDE_FILE.fullmatch(slide.file):
         raise ValueError(f"slide {slide.name!r:.50} has the file name {slide.file!r:.100}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.data._corpus_index import INDEX, CorpusIndex, SlideEntry
 from stimage.data._corpus_writer import CorpusWriter
 from stimage.data._slide import Slide
@@ -23,22 +24,25 @@ if TYPE_CHECKING:
 def write_corpus(corpus: Corpus, path: str | os.PathLike[str], *, target_sum: float, overwrite: bool) -> None:
     """Write a corpus to a folder, all of it or nothing."""
     _validate.check_path("path", path)
-    there = (Path(path) / INDEX).exists()
-    if there and not overwrite and CorpusIndex.read(Path(path)).slides:
+    there = (path_of(path) / INDEX).exists()
+    if there and not overwrite and CorpusIndex.read(path_of(path)).slides:
         raise FileExistsError(
             f"{str(path)!r} holds a corpus already: pass `overwrite=True` to replace it, or add to it with "
             "`stimage.data.CorpusWriter`."
         )
     with CorpusWriter(path, corpus.vocabulary, target_sum=target_sum, overwrite=there) as writer:
         writer.append_with_origins(
-            [(slide, f"AnnData {source}") for slide, source in zip(corpus, corpus.source, strict=True)]
+            [
+                (slide, f"AnnData {source}", details)
+                for slide, source, details in zip(corpus, corpus.source, corpus.details, strict=True)
+            ]
         )
 
 
 def open_slides(path: str | os.PathLike[str]) -> tuple[CorpusIndex, list[Slide]]:
     """Index and slides of a corpus, all but their expression."""
     _validate.check_path("path", path)
-    folder = Path(path)
+    folder = path_of(path)
     index = CorpusIndex.read(folder)
     if not index.slides:
         raise ValueError(
@@ -59,7 +63,7 @@ def open_slides(path: str | os.PathLike[str]) -> tuple[CorpusIndex, list[Slide]]
 def verify_corpus(path: str | os.PathLike[str]) -> None:
     """Raise ``ValueError`` unless every byte of a corpus is as it was written, and what it says can be."""
     _validate.check_path("path", path)
-    folder = Path(path)
+    folder = path_of(path)
     index = CorpusIndex.read(folder)
     damaged = [entry for entry in index.slides if _sha256(folder, entry) != entry.sha256]
     if damaged:

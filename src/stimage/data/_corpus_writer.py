@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.data._corpus_index import (
     INDEX,
     SLIDE_FILE,
@@ -19,6 +20,7 @@ from stimage.data._corpus_index import (
     check_notes,
     sync_folder,
 )
+from stimage.data._corpus_report import with_sketch
 from stimage.data._slide import Slide
 from stimage.data._slide_file import LAYOUTS, write_slide
 from stimage.data._stored_matrix import StoredMatrix
@@ -72,7 +74,7 @@ class CorpusWriter:
     ...     with sti.data.CorpusWriter(f"{folder}/corpus", adata.var_names[:100]) as writer:
     ...         writer.append(slide)
     ...     print(sti.data.Corpus.open(f"{folder}/corpus"))
-    Corpus of 1 slides, 308 sites and 100 genes
+    Corpus of 1 slides, 302 sites and 100 genes
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class CorpusWriter:
         _validate.check_path("path", path)
         _validate.check_range("target_sum", target_sum, 0, np.inf)
         notes = check_notes(notes)
-        self._folder = Path(path)
+        self._folder = path_of(path)
         if not callable(genes):
             genes = _as_vocabulary(genes)
         _check_folder(self._folder)
@@ -136,7 +138,14 @@ class CorpusWriter:
         """What the finished slides came from."""
         return {entry.origin for entry in self._index.slides if entry.origin}
 
-    def append(self, slides: Slide | Sequence[Slide], *, origin: str = "") -> None:
+    @property
+    def paths(self) -> dict[str, str]:
+        """Origin of the finished slides of each path, as far as their details say where they came from."""
+        return {entry.details["path"]: entry.origin for entry in self._index.slides if entry.details.get("path")}
+
+    def append(
+        self, slides: Slide | Sequence[Slide], *, origin: str = "", details: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
         """Add a slide, or several that count as finished together.
 
         Parameters
@@ -145,6 +154,8 @@ class CorpusWriter:
             Slides over the writer's genes, with names that the corpus does not have yet.
         origin
             What they came from. Slides of one origin are taken to be of one AnnData, with observations numbered in it.
+        details
+            What is known of each slide, for :meth:`Corpus.report`: a dictionary that JSON can hold.
 
         Raises
         ------
@@ -155,24 +166,28 @@ class CorpusWriter:
         """
         _validate.check_text("origin", origin)
         slides = [slides] if isinstance(slides, Slide) else list(slides)
-        self.append_with_origins([(slide, origin) for slide in slides])
+        details = [{}] * len(slides) if details is None else [check_notes(known, "details") for known in details]
+        if len(details) != len(slides):
+            raise ValueError(f"`details` has {len(details)} entries for {len(slides)} slides: pass one for each.")
+        self.append_with_origins([(slide, origin, known) for slide, known in zip(slides, details, strict=True)])
 
-    def append_with_origins(self, slides: Sequence[tuple[Slide, str]]) -> None:
+    def append_with_origins(self, slides: Sequence[tuple[Slide, str, Mapping[str, Any]]]) -> None:
         """Add slides of several origins that count as finished together.
 
         Parameters
         ----------
         slides
-            Slides and what they came from, see :meth:`append`.
+            Slides, what they came from and what is known of them, see :meth:`append`.
         """
         if self._lock is None:
             raise ValueError("This writer is closed: open another one.")
-        self._check_slides([slide for slide, _ in slides])
+        self._check_slides([slide for slide, *_ in slides])
         entries: list[SlideEntry] = []
         try:
-            for slide, origin in slides:
+            for slide, origin, details in slides:
                 number = len(self._index.slides) + len(entries)
-                entries.append(self._write(slide.to_target_sum(self._index.target_sum), number, origin))
+                slide = slide.to_target_sum(self._index.target_sum)
+                entries.append(replace(self._write(slide, number, origin), details=with_sketch(details, slide)))
             index = replace(self._index, slides=[*self._index.slides, *entries])
             index.write(self._folder)
         except BaseException as error:

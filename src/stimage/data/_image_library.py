@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from stimage import _validate
+from stimage._libraries import image_libraries, library_name
+from stimage._paths import path_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,29 +47,25 @@ class ImageLibrary:
 
     @classmethod
     def from_anndata(cls, adata: AnnData, library_id: str | None) -> Self:
-        """The library of a name, or the only one."""
-        libraries = adata.uns.get("spatial")
-        if not isinstance(libraries, Mapping) or not libraries:
+        """The library of a name; without one that which ``obs["library_id"]`` names, or the only one."""
+        libraries = image_libraries(adata)
+        if not libraries:
             raise KeyError(
                 "No tissue image: adata.uns['spatial'][library] with 'images', 'scalefactors' or 'metadata' is needed, as "
                 "`squidpy.read.visium` writes it."
             )
         if library_id is None:
-            if len(libraries) > 1:
+            library_id = library_name(adata, None, only_slide=True)
+            if library_id is None:
                 raise KeyError(
                     f"adata.uns['spatial'] has {len(libraries)} libraries ({_validate.listing(libraries)}): pass "
                     "`library_id=`."
                 )
-            library_id = next(iter(libraries))
         if library_id not in libraries:
             raise KeyError(
                 f"`library_id`={library_id!r} is not in adata.uns['spatial'], which has {_validate.listing(libraries)}."
             )
         found = libraries[library_id]
-        if not isinstance(found, Mapping):
-            raise TypeError(
-                f"adata.uns['spatial'][{library_id!r}] must hold 'images' and 'scalefactors', found {type(found).__name__}."
-            )
         return cls(library_id, *(found.get(part) or {} for part in ("images", "scalefactors", "metadata")))
 
     def choose(self, resolution: str, image_dir: str | PathLike[str] | None) -> tuple[str, Any, float]:
@@ -149,8 +147,8 @@ class ImageLibrary:
         stored = self.metadata.get("source_image_path")
         if stored is None:
             return None, []
-        stored = Path(stored.decode() if isinstance(stored, bytes) else str(stored))
-        folders = [] if image_dir is None else [Path(image_dir) / stored, Path(image_dir) / stored.name]
+        stored = path_of(stored.decode() if isinstance(stored, bytes) else str(stored))
+        folders = [] if image_dir is None else [path_of(image_dir) / stored, path_of(image_dir) / stored.name]
         tried = list(dict.fromkeys([*folders, stored]))
         return next((path for path in tried if path.is_file()), None), tried
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from stimage._pixels import check_pixels, to_rgb
 from stimage.data._image_blocks import BlockCache, read_blocks
+from stimage.data._orientation import ORIENTATION_TAG, upright
 
 _EXTRA = 'Install it with `pip install "stimage[image]"`.'
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -46,7 +47,8 @@ def open_image(path: Path) -> ImageSource:
         source = TiffSource.open(path)
         if source is not None:
             return source
-    return PillowSource(path)
+    source = PillowSource(path)
+    return upright(source, source.orientation)
 
 
 def load_library(name: str) -> ModuleType:
@@ -101,6 +103,8 @@ class PillowSource:
         self.path = path
         with self._open() as image:
             self.sizes = [image.size]
+            # Pillow turns TIFF files by itself.
+            self.orientation = None if image.format == "TIFF" else image.getexif().get(ORIENTATION_TAG)
 
     def read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         image = self._image

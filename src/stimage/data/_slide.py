@@ -8,6 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _keys, _validate
+from stimage._counts import stored_matrix
+from stimage._features import counted_genes, keep_genes
 from stimage.data._spot_sketch import spot_sketch
 from stimage.data._stored_matrix import StoredMatrix
 
@@ -32,7 +34,7 @@ class Slide:
         CSR matrix (sites x genes), in memory or on disk, of log1p of counts per ``target_sum``, which is 10,000 in a slide
         as it is read from an AnnData; the counts of all genes of the slide, not only those kept here, make the library size.
     library_size
-        Counts of each site over all genes. A site with none is tissue without data: it is never shown to a model.
+        Counts of each site over all genes: antibodies, control probes, blanks and genes of another species are none. A site with none is tissue without data: it is never shown to a model.
     raster
         Integer image (rows x columns) of site numbers, -1 where there is no tissue.
     layout
@@ -246,7 +248,8 @@ class Slide:
             raise ValueError(
                 f"Slide {name!r} of `adata` has {len(observations)} observations, at least 2 are needed: remove it."
             )
-        counts = adata.layers[layer] if layer is not None else adata.X
+        counts = stored_matrix(adata, layer)
+        is_counted = counted_genes(adata, counts)
         counts = sparse.csr_matrix(counts[observations], dtype=np.float32)
         coordinates = slide_coordinates(adata, grid_key)
         sketch = spot_sketch(
@@ -265,6 +268,7 @@ class Slide:
                 f"`grid_key`={grid_key!r}: run `stimage.pp.compact_grid` again, with `slide_key=` if `adata` holds several "
                 "slides."
             )
+        counts = keep_genes(counts, is_counted)
         if len(sites) < len(observations):
             ones = np.ones(len(observations), dtype=np.float32)
             gather = sparse.csr_matrix((ones, (site_of_observation, np.arange(len(observations)))))
@@ -283,7 +287,7 @@ class Slide:
             import pandas as pd
 
             gene_of_variable = pd.Index(genes).get_indexer(adata.var_names)
-        variables = np.flatnonzero(gene_of_variable >= 0)
+        variables = np.flatnonzero((gene_of_variable >= 0) & is_counted)
         columns = gene_of_variable[variables]
         measured = np.isin(np.arange(len(genes)), columns)
         scale = np.divide(COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=library_size > 0)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from stimage import _keys, _validate
+from stimage._paths import path_of
 from stimage._spatialdata import read_image_element
 from stimage.data._image_library import RENDERINGS, ImageLibrary
 from stimage.data._image_sources import ArraySource, ImageSource, content_hash, load_library, open_image
@@ -341,7 +341,7 @@ def square_boxes(centres: np.ndarray, width: float | np.ndarray) -> np.ndarray:
 
 def _open(image: Any) -> ImageSource:
     if isinstance(image, str | PathLike):
-        path = Path(image)
+        path = path_of(image)
         if not path.is_file():
             raise FileNotFoundError(f"`image`={str(path)!r} is not a file: pass the path of an image.")
         return open_image(path)

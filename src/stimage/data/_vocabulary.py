@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimage import _validate
+from stimage._features import is_gene
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,7 +111,7 @@ class Vocabulary:
         Names are looked for in ``var_names`` and in every column of text in ``var``; the one that finds most genes is
         used, ``var_names`` when they are equal. A name is a gene's when it is the same, else when it is its Ensembl id
         (any version), else when they differ in upper and lower case only and the gene was not found otherwise. Where
-        several variables are one gene, their counts are to be added.
+        several variables are one gene, their counts are to be added. Antibodies, control probes and blanks are no genes.
 
         Parameters
         ----------
@@ -127,7 +128,11 @@ class Vocabulary:
         ValueError
             If fewer than 50 genes and less than a tenth of the vocabulary are found.
         """
-        matches = [self._match_names(source, names) for source, names in _names_of_variables(adata).items()]
+        genes = is_gene(adata)  # an antibody may be called like a gene
+        matches = [
+            self._match_names(source, np.where(genes, names, ""))
+            for source, names in _names_of_variables(adata).items()
+        ]
         best = max(matches, key=lambda match: match.n_genes)
         needed = min(LEAST_GENES, math.ceil(LEAST_SHARE * len(self)))
         if best.n_genes < needed:

@@ -1,5 +1,18 @@
-"""Data sets: simulated tissue with known domains."""
+"""Data sets: simulated tissue with known domains, and public slides."""
 
-from ._simulate import simulate_tissue
+from typing import TYPE_CHECKING
 
-__all__ = ["simulate_tissue"]
+import lazy_loader
+
+if TYPE_CHECKING:
+    from ._public import public_slide
+    from ._simulate import simulate_tissue
+
+# What a name needs is loaded when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_public": ["public_slide"],
+        "_simulate": ["simulate_tissue"],
+    },
+)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.data import Vocabulary
 from stimage.models._checked_config import (
     MISFITS,
@@ -113,7 +114,7 @@ class AlignmentSaveMixin(ShareMixin):
             If there is a model and ``overwrite`` is not set.
         """
         _validate.check_path("directory", directory)
-        directory = Path(directory)
+        directory = path_of(directory)
         if (directory / "config.json").exists() and not overwrite:
             raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
         if isinstance(self.gene_encoder, STImage):
@@ -184,7 +185,7 @@ class AlignmentSaveMixin(ShareMixin):
             If it is of another kind or version, truncated or altered, or an encoder is missing or another one.
         """
         _validate.check_path("directory", directory)
-        check_config_size(Path(directory))
+        check_config_size(path_of(directory))
         weights, config = load_checkpoint(directory, kind=cls.__name__)
         model = cls.__new__(cls)
         try:
@@ -218,7 +219,7 @@ class AlignmentSaveMixin(ShareMixin):
             model.niche_image_encoder = _image_encoder_of(
                 *niche, niche_image_encoder, "niche_image_encoder", directory, seed=model.seed
             )
-        model.gene_encoder = _gene_encoder_of(gene_encoder_kind, gene_encoder_id, Path(directory), gene_encoder)
+        model.gene_encoder = _gene_encoder_of(gene_encoder_kind, gene_encoder_id, path_of(directory), gene_encoder)
         try:
             axes, head = tensors_under(weights, "basis."), tensors_under(weights, "head.")
             model._check_image_tensors(axes, head)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,9 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stimage import _keys, _validate
+from stimage._counts import stored_matrix
+from stimage._features import counted_genes, keep_genes
+from stimage._libraries import image_libraries, library_name
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
 from stimage.data._corpus import slide_observations
 from stimage.models._image_features import PatchSpec, patch_features
@@ -123,7 +126,7 @@ def paired_corpus_of(
             boxes = np.asarray(adata.obsm[_keys.niche_bbox(niche_key)], dtype=np.float64)[observations]
         images: dict[str, np.ndarray] = {}
         if reader is not None:
-            images = reader(adata, slide, boxes, library_of(adata, name, corpus.source.count(source)))
+            images = reader(adata, slide, boxes, library_of(adata, name, corpus.source.count(source), observations))
         if vectors is not None:
             embedding = standardised_features(vectors[source][observations])
         slides.append(PairedSlide(slide, niches, **images, spot_embedding=embedding))
@@ -143,26 +146,24 @@ def check_niches(adata: AnnData, niche_key: str) -> None:
 
 def has_image(adata: AnnData) -> bool:
     """Whether an AnnData names or holds an image."""
-    libraries = adata.uns.get(_keys.SPATIAL)
-    return isinstance(libraries, Mapping) and len(libraries) > 0
+    return bool(image_libraries(adata))
 
 
-def library_of(adata: AnnData, slide: str, n_slides: int) -> str:
-    """Entry of ``uns["spatial"]`` of a slide: the only one of a single slide, else the one that is called like it."""
-    libraries = adata.uns.get(_keys.SPATIAL)
-    if not isinstance(libraries, Mapping) or not libraries:
+def library_of(adata: AnnData, slide: str, n_slides: int, observations: np.ndarray | None = None) -> str:
+    """Entry of ``uns["spatial"]`` of a slide with some observations (all by default), see ``library_name``."""
+    libraries = image_libraries(adata)
+    if not libraries:
         raise KeyError(
             f"Slide {slide!r} has no image: adata.uns[{_keys.SPATIAL!r}] is empty. Add it in the way of squidpy, or align "
             "without images by leaving out `image_encoder` (`image_encoder=None`)."
         )
-    if n_slides == 1 and len(libraries) == 1:
-        return str(next(iter(libraries)))
-    if slide not in libraries:
+    library = library_name(adata, slide, observations, only_slide=n_slides == 1)
+    if library is None:
         raise KeyError(
             f"No image of slide {slide!r}: adata.uns[{_keys.SPATIAL!r}] has {_validate.listing(libraries)}; name the "
-            "libraries like the slides."
+            "libraries like the slides, or add obs['library_id']."
         )
-    return slide
+    return library
 
 
 def spatial_key_of(adata: AnnData) -> str:
@@ -175,7 +176,8 @@ def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:
     """What a frozen encoder says of the expression of each observation (observations x features)."""
     if isinstance(encoder, ScGPTEncoder):
         layer = setup_of(adata)["layer"]
-        counts = adata.X if layer is None else adata.layers[layer]
+        counts = stored_matrix(adata, layer)
+        counts = keep_genes(counts, counted_genes(adata, counts))
         return np.asarray(encoder.encode(sparse.csr_matrix(counts), np.asarray(adata.var_names)))
     return encoder.get_latent_representation(adata, mode="visible")
 

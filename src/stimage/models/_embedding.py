@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage._progress import progress
 from stimage.data import Corpus, Slide
 from stimage.models._embedding_output import (
@@ -98,9 +99,9 @@ class EmbedMixin:
             return rows
         adata = None if data is None or isinstance(data, Sequence) else data
         notes = self.embedding_record(adata, **options)
-        with scratch_folder(Path(output)) as scratch, ZarrRows(Path(output), scratch, shape, notes) as rows:
+        with scratch_folder(path_of(output)) as scratch, ZarrRows(path_of(output), scratch, shape, notes) as rows:
             _fill(rows, corpus, embed)
-        return open_array(Path(output))
+        return open_array(path_of(output))
 
     def embed_corpus(
         self,
@@ -158,7 +159,7 @@ class EmbedMixin:
         options = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes, "seed": seed}
         self.check_embedding_options(**options, batch_size=batch_size)
         _validate.check_path("output", output)
-        output, corpus = Path(output), self._corpus_for(data)
+        output, corpus = path_of(output), self._corpus_for(data)
         embed, length = self._embed_slide(options, batch_size), self._embedding_length(mode)
         notes = self.embedding_record(**options)
         with scratch_folder(output) as scratch:
@@ -254,7 +255,7 @@ class EmbedMixin:
 def check_absent(output: str | Path) -> None:
     """Raise unless an output can be written to a path at which there is nothing yet."""
     _validate.check_path("output", output)
-    if Path(output).exists():
+    if path_of(output).exists():
         raise FileExistsError(f"There is something at {str(output)!r} (`output`): remove it, or choose another path.")
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +11,7 @@ from typing import Any
 
 import lightning
 import pandas as pd
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from stimage.train import FiniteLoss, LossHistory, TrainingCheckpoints
 
@@ -38,6 +41,11 @@ def fit(
         Stop when ``validation_loss`` no longer falls.
     options
         Arguments of :class:`scvi.train.Trainer`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If training was stopped by Ctrl-C.
     """
     history = LossHistory()
     callbacks = [
@@ -47,7 +55,7 @@ def fit(
         history,
         *([] if checkpoints is None else [checkpoints]),
     ]
-    with _without_noise():
+    with _without_noise(), _interruptible():
         trainer = make_trainer(callbacks=callbacks, **options)
         if checkpoints is None:
             trainer.fit(plan, data)
@@ -75,9 +83,12 @@ def make_trainer(*, devices: int | str | list[int], **options: Any) -> lightning
         devices = 1
     # Lightning's own way to share windows among processes repeats some, and scvi-tools' default logger writes to the disk.
     options = {"use_distributed_sampler": False, "logger": False, **options}
-    if SLURMEnvironment.detect():
+    if _by_srun():
         # Lightning's own way to requeue a job goes on from the middle of an epoch, and unpickles what it finds.
         options.setdefault("plugins", [SLURMEnvironment(auto_requeue=False)])
+    elif SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # A job without srun is one process, whatever number of tasks its variables say, and would wait for the others.
+        options.setdefault("plugins", [LightningEnvironment()])
     trainer = Trainer(devices=devices, **options)
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ValueError(
@@ -89,7 +100,14 @@ def make_trainer(*, devices: int | str | list[int], **options: Any) -> lightning
 
 def _was_launched() -> bool:
     """Whether torchrun or srun started several processes of this script."""
-    return any(kind.detect() and kind().world_size() > 1 for kind in (TorchElasticEnvironment, SLURMEnvironment))
+    if _by_srun():
+        return SLURMEnvironment().world_size() > 1
+    return TorchElasticEnvironment.detect() and TorchElasticEnvironment().world_size() > 1
+
+
+def _by_srun() -> bool:
+    """Whether srun started this process, which numbers its steps; a batch script and an interactive job have none."""
+    return SLURMEnvironment.detect() and bool({"SLURM_STEP_ID", "SLURM_STEPID"} & set(os.environ))
 
 
 def _early_stopping(wanted: bool, options: dict[str, Any]) -> list[lightning.Callback]:
@@ -100,6 +118,21 @@ def _early_stopping(wanted: bool, options: dict[str, Any]) -> list[lightning.Cal
     monitor = options.pop("early_stopping_monitor", "validation_loss")
     # At the end of validation: a checkpoint, written at the end of the epoch, must know of it.
     return [LoudEarlyStopping(monitor=monitor, check_on_train_epoch_end=False, **chosen)] if wanted else []
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be what it is: Lightning makes of it an exit from Python, which no caller expects."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.models._manifest import MANIFEST, listed_files
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -23,13 +24,13 @@ def folder_of(source: str | Path, *, revision: str | None, local_files_only: boo
     if revision is not None:
         _validate.check_text("revision", revision)
     shown = repr(os.fspath(source))[:200]
-    if os.path.isdir(source):
+    if os.path.isdir(os.path.expanduser(source)):
         if revision is not None:
             raise ValueError(
                 f"`source`={shown} is a folder here, which has no `revision`: leave it out; or, for the model of that name "
                 "on the hub, work in another folder."
             )
-        return Path(source)
+        return path_of(source)
     if not isinstance(source, str) or not _HUB_NAME.fullmatch(source):
         raise FileNotFoundError(
             f"`source`={shown} is neither a folder here nor the name of a model on the hub ('owner/name'): check its spelling."

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from stimage import _validate
+from stimage._caches import user_cache
 from stimage._progress import progress
 from stimage.data import SlideImage, square_boxes
 from stimage.models._checked_weights import tensors_id
@@ -75,7 +76,7 @@ class PatchSpec:
 
 def default_cache() -> Path:
     """Folder for image features: ``stimage/image_features`` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stimage" / "image_features"
+    return user_cache() / "image_features"
 
 
 def named_encoder(name: str, seed: int) -> ImageEncoder:
@@ -116,6 +117,11 @@ def patch_features(
     -------
     numpy.ndarray
         Features of all kinds, then colours of all kinds (spots x kinds times (width + 6)), float32.
+
+    Raises
+    ------
+    ValueError
+        If the encoder gives values that are not finite.
     """
     digest = hashlib.sha256(f"{image.fingerprint} {encoder_id(encoder)} {len(boxes)}".encode())
     for part in boxes:
@@ -137,6 +143,13 @@ def patch_features(
         colours.append(patch_colours(pixels))
     parts = [part for values in (rows, colours) for part in np.split(np.concatenate(values), len(boxes))]
     features = np.concatenate(parts, axis=1)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{description}: the image encoder gives NaN or infinite features for {len(bad)} of {len(features)} spots (e.g. "
+            f"the one at {boxes[0][bad[0]].round().tolist()}): its weights are damaged or its precision is too low. Nothing is "
+            "kept."
+        )
     if path is not None:
         _write(path, features)
     return features

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.data import Slide
 from stimage.data._gene_selection import GENE_SELECTIONS
 from stimage.data._masking import MASKINGS
@@ -132,7 +132,7 @@ def check_training_options(
     _validate.check_positive("checkpoint_every_n_epochs", checkpoint_every_n_epochs)
     if checkpoint_dir is not None:
         _validate.check_path("checkpoint_dir", checkpoint_dir)
-        if Path(checkpoint_dir).exists() and not Path(checkpoint_dir).is_dir():
+        if path_of(checkpoint_dir).exists() and not path_of(checkpoint_dir).is_dir():
             raise ValueError(f"`checkpoint_dir`={str(checkpoint_dir)!r} is a file: pass a folder.")
     if windows_per_epoch is not None:
         _validate.check_positive("windows_per_epoch", windows_per_epoch)

@@ -9,6 +9,8 @@ import pandas as pd
 from scipy import sparse
 
 from stimage import _validate
+from stimage._counts import stored_matrix
+from stimage._features import counted_genes, keep_genes
 from stimage.data import Slide, window_origins
 from stimage.data._slide import COUNTS_PER_SPOT
 from stimage.models._setup import corpus_of, setup_of
@@ -278,7 +280,8 @@ def reconstruct_region(
         predicted.append(filled[:, slide.active[hidden]])
         measured.append(slide.expression[np.flatnonzero(hidden & slide.active)].toarray()[:, shared])
     layer = setup_of(adata)["layer"]
-    counts = adata.layers[layer] if layer else adata.X
+    counts = stored_matrix(adata, layer)
+    counts = keep_genes(counts, counted_genes(adata, counts))
     order = np.argsort(np.concatenate(observations))
     layers = [
         completed_expression(counts, masked, part[order], columns[shared])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.data import Corpus, SampleUnit, Vocabulary, WindowSpec
 from stimage.models._checked_config import (
     LARGEST_WINDOW,
@@ -106,7 +107,7 @@ class SaveMixin(ShareMixin):
         _validate.check_path("directory", directory)
         if not is_first_process():
             return
-        if (Path(directory) / "config.json").exists() and not overwrite:
+        if (path_of(directory) / "config.json").exists() and not overwrite:
             raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
         config = {
             "stimage_version": version("stimage"),
@@ -158,7 +159,7 @@ class SaveMixin(ShareMixin):
             If it is of another kind or version, truncated or altered.
         """
         _validate.check_path("directory", directory)
-        check_config_size(Path(directory))
+        check_config_size(path_of(directory))
         weights, config = load_checkpoint(directory, kind=cls.__name__)
         model = cls.__new__(cls)
         try:

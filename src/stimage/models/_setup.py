@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stimage import _keys, _validate
+from stimage._measured import absent_genes
 from stimage._validate import notes_of
 from stimage.data import Corpus, Slide, Vocabulary
 from stimage.data._corpus import read_corpus, slide_observations
@@ -25,6 +27,20 @@ def setup_of(adata: AnnData) -> dict[str, Any]:
         "grid_key": setup.get("grid_key", _keys.GRID),
         "donor_key": setup.get("donor_key") or None,
     }
+
+
+def with_layer(adata: AnnData, layer: str | None) -> AnnData:
+    """The same data, set up to read counts from another layer; ``adata`` itself where ``layer`` is ``None``."""
+    from anndata import AnnData
+
+    if layer is None:
+        return adata
+    _validate.check_counts(adata, layer)
+    notes = notes_of(adata)
+    parts = {part: dict(getattr(adata, part)) for part in ("obsm", "varm", "obsp", "varp")}
+    layers = {name: adata.layers[name] for name in _validate.layer_names(adata)}
+    setup = {_keys.STIMAGE: {**notes, "setup": {**notes.get("setup", {}), "layer": layer}}}
+    return AnnData(adata.X, obs=adata.obs, var=adata.var, uns={**adata.uns, **setup}, layers=layers, **parts)
 
 
 def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
@@ -54,7 +70,9 @@ def corpus_of(
     if genes is None:
         for adata, places in zip(adatas, setups, strict=True):
             _validate.check_counts(adata, places["layer"], advice=advice)
-        genes = _gene_pool(adatas, setups, n_pool_genes)
+        with warnings.catch_warnings():  # of what is no gene, which is told when the slides are read
+            warnings.filterwarnings("ignore", message=".*variables are left out of library sizes")
+            genes = _gene_pool(adatas, setups, n_pool_genes)
     if not isinstance(genes, Vocabulary):
         genes = Vocabulary.from_anndata(adatas, genes)
     parts = [read_corpus([adata], genes, **places, advice=advice) for adata, places in zip(adatas, setups, strict=True)]
@@ -80,7 +98,9 @@ def _gene_pool(adatas: list[AnnData], setups: list[dict[str, Any]], n_genes: int
     slides = []
     for adata, key, setup in zip(adatas, keys, setups, strict=True):
         parts = slide_observations(adata, slide_key=key, grid_key=setup["grid_key"])
-        slides += [adata] if len(parts) == 1 else [adata[observations] for _, observations in parts]
+        rows = [observations for _, observations in parts]
+        absent = absent_genes(_validate.check_counts(adata, layer), rows)
+        slides += [adata] if len(parts) == 1 else [adata[part, ~none] for part, none in zip(rows, absent, strict=True)]
     return select_genes(slides, n_genes=n_genes, layer=layer).genes
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.models._hub import folder_of
 from stimage.models._manifest import check_files, write_manifest, write_text
 from stimage.models._model_card import check_card_options, model_card
@@ -71,7 +72,7 @@ class ShareMixin:
         check_card_options(license, tags, description)
         if not is_first_process():
             return
-        folder = Path(directory)
+        folder = path_of(directory)
         if (folder / CARD).exists() and not options.get("overwrite"):
             raise FileExistsError(f"{str(folder)!r} has a {CARD} already: pass `overwrite=True` to replace it.")
         self.save(folder, **options)

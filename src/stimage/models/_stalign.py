@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from stimage import _keys, _validate
+from stimage._paths import path_of
 from stimage.data import PairedSlide, principal_genes
 from stimage.data._alignment_data import in_order
 from stimage.models._alignment_saving import AlignmentSaveMixin
@@ -448,7 +449,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
                 self.niche_image_encoder,
                 self.patches,
                 image_dir,
-                default_cache() if cache_dir is None else Path(cache_dir),
+                default_cache() if cache_dir is None else path_of(cache_dir),
                 spot_pixels=self.train_image_encoder,
             )
         return paired_corpus_of(

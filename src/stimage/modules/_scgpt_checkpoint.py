@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from stimage import _validate
+from stimage._paths import path_of
 from stimage.modules._weights import read_weights
 
 SPECIAL_TOKENS = ("<pad>", "<cls>", "<eoc>")
@@ -50,7 +51,7 @@ def read_checkpoint(directory: str | Path) -> tuple[dict[str, int], dict[str, An
         If one is damaged, or describes another kind of model.
     """
     _validate.check_path("directory", directory)
-    folder = Path(directory)
+    folder = path_of(directory)
     weights = next(
         (folder / name for name in ("model.safetensors", "best_model.pt") if (folder / name).is_file()), None
     )

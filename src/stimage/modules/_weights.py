@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stimage import _validate
+from stimage._paths import path_of
 
 FORMATS = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -39,7 +40,7 @@ def read_weights(path: str | Path, *, expected: str, parameter: str = "weights")
         If it is of another format, truncated, or holds anything but tensors.
     """
     _validate.check_path(parameter, path)
-    path = Path(path)
+    path = path_of(path)
     if not path.is_file():
         raise FileNotFoundError(f"`{parameter}`={str(path)!r} is not a file: pass the path of {expected}.")
     if path.suffix not in FORMATS:

@@ -121,9 +121,9 @@ def alignment(
     _validate.check_positive("n_neighbors", n_neighbors)
     if aligner is not None:
         _check_aligner(aligner)
-    if predicted_key not in adata.layers:
+    if predicted_key not in adata.layers and predicted_key not in adata.obsm:
         raise KeyError(
-            f"No prediction: adata.layers[{predicted_key!r}] is needed (found layers "
+            f"No prediction: adata.layers[{predicted_key!r}] or adata.obsm[{predicted_key!r}] is needed (found layers "
             f"{_validate.listing(_validate.layer_names(adata))}): run `stimage.tl.predict_expression(adata, aligner)` "
             "first, or pass its `key_added` as `predicted_key`."
         )

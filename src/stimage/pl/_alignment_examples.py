@@ -51,11 +51,10 @@ def compare_genes(
     predicted_key: str,
 ) -> list[PredictedGene]:
     """The genes that were asked for; by default those predicted best among the ones that vary most."""
-    predicted = adata.layers[predicted_key]
-    predicted = predicted.toarray() if sparse.issparse(predicted) else np.asarray(predicted)
-    known = np.isfinite(predicted).all(axis=0)
+    predicted, known = predicted_genes(adata, predicted_key)
     if not known.any():
-        raise ValueError(f"adata.layers[{predicted_key!r}] has no gene predicted for all spots: predict them again.")
+        raise ValueError(f"{predicted_key!r} has no gene predicted for all spots: predict them again.")
+    place = np.cumsum(known) - 1  # of a gene among those that are known
     columns = np.flatnonzero(known) if genes is None else _columns(adata, genes, known, predicted_key)
     total = np.asarray(counts.sum(axis=1), dtype=float).ravel()
     scale = sparse.diags(1e4 / np.where(has_counts, total, 1))
@@ -67,14 +66,37 @@ def compare_genes(
         columns, measured = columns[variable], measured[:, variable]
     result = []
     for values, column in zip(measured.toarray().T, columns, strict=True):
-        correlation = _pearson(values[has_counts], predicted[has_counts, column])
+        shown = predicted[:, place[column]]
+        correlation = _pearson(values[has_counts], shown[has_counts])
         # Tissue without counts has no expression to show, rather than none.
         values = np.where(has_counts, values, np.nan)
-        result.append(PredictedGene(str(adata.var_names[column]), values, predicted[:, column], correlation))
+        result.append(PredictedGene(str(adata.var_names[column]), values, shown, correlation))
     if genes is None:
         result.sort(key=lambda gene: -np.nan_to_num(gene.correlation, nan=-2.0))
         return result[:_N_GENES]
     return result
+
+
+def predicted_genes(adata: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions (observations x predicted genes) under a key of ``layers`` or ``obsm``, and which genes they are of."""
+    if key in adata.obsm:
+        frame = adata.obsm[key]
+        columns = adata.var_names.get_indexer(frame.columns)
+        order = np.argsort(columns[columns >= 0])
+        values = frame.to_numpy()[:, np.flatnonzero(columns >= 0)[order]]
+        known = np.isin(np.arange(adata.n_vars), columns)
+    else:
+        layer = adata.layers[key]
+        full = np.ones(adata.n_vars, dtype=bool)
+        if sparse.issparse(layer):
+            layer = layer.tocsc()
+            full = np.diff(layer.indptr) > 0
+            layer = layer[:, np.flatnonzero(full)].toarray()
+        values, known = np.asarray(layer), full
+    finite = np.isfinite(values).all(axis=0)
+    known = known.copy()
+    known[np.flatnonzero(known)[~finite]] = False
+    return values[:, finite], known
 
 
 def _columns(adata: AnnData, genes: str | Sequence[str], known: np.ndarray, predicted_key: str) -> np.ndarray:
@@ -91,7 +113,7 @@ def _columns(adata: AnnData, genes: str | Sequence[str], known: np.ndarray, pred
     if unknown:
         raise ValueError(
             f"`genes` {_validate.listing(unknown)} were not predicted; choose among the {known.sum()} genes of "
-            f"adata.layers[{predicted_key!r}] without NaN (e.g. {_validate.listing(adata.var_names[known], 3)})."
+            f"{predicted_key!r} without NaN (e.g. {_validate.listing(adata.var_names[known], 3)})."
         )
     return columns
 

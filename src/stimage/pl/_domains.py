@@ -9,6 +9,8 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from stimage import _keys, _validate
+from stimage._labels import natural_order
+from stimage._libraries import image_libraries, library_name
 from stimage.pl._figure import LIGHT_GREY, figure, tissue_axes
 from stimage.pl._palette import category_colors
 from stimage.pl._sites import observation_diameter
@@ -102,13 +104,19 @@ def domains(
         raise ValueError("`color` must name at least one column of adata.obs, found none.")
     labels = {key: _labels(adata, key) for key in keys}
     colors = {key: category_colors(adata, key, labels[key].cat.categories, palette) for key in keys}
+    for key in keys:
+        labels[key], colors[key] = _in_natural_order(labels[key], colors[key])
     coordinates = _validate.check_spatial(adata, spatial_key)
     has_grid = _validate.has_grid(adata, grid_key)
     if slide_key is None and has_grid:
         slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
     names, codes = _validate.slide_codes(adata, slide_key)
     chosen = _chosen_slides(slides, names, slide_key)
-    libraries = [_library(adata, name if slide_key else None, img) for name in chosen]
+    libraries = []
+    for name in chosen:
+        members = np.flatnonzero(codes == names.index(name))
+        found = library_name(adata, name if slide_key else None, members, only_slide=slide_key is None)
+        libraries.append(_library(adata, found, img))
 
     blocks = []
     for name, library in zip(chosen, libraries, strict=True):
@@ -276,17 +284,21 @@ def _labels(adata: AnnData, key: str) -> pd.Series:
     return values.astype("category")
 
 
+def _in_natural_order(labels: pd.Series, colors: list[str]) -> tuple[pd.Series, list[str]]:
+    """Categories in the order that people count in, unless they have an order; each keeps its colour."""
+    names = [str(name) for name in labels.cat.categories]
+    if labels.cat.ordered or names != sorted(names):  # an order that someone chose
+        return labels, colors
+    order = [names.index(name) for name in natural_order(names)]
+    return labels.cat.reorder_categories(labels.cat.categories[order]), [colors[position] for position in order]
+
+
 def _library(adata: AnnData, name: str | None, img: bool | None) -> dict[str, Any] | None:
     """Image and scale factors of a slide under the names that squidpy takes by default; None without image."""
     if img is False:
         return None
-    libraries = adata.uns.get("spatial")
-    libraries = libraries if isinstance(libraries, Mapping) else {}
-    if name not in libraries:
-        # A single slide needs not be called as its library.
-        name = next(iter(libraries)) if len(libraries) == 1 and name is None else None
-    entry = libraries[name] if name is not None else {}
-    entry = entry if isinstance(entry, Mapping) else {}
+    libraries = image_libraries(adata)
+    entry = libraries.get(name, {})
     scales = entry.get("scalefactors", {})
     images = entry.get("images", {})
     for resolution in sorted(images, key=lambda name: name != "hires"):

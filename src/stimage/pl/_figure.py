@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import matplotlib
 import matplotlib.pyplot as plt
 
+from stimage._paths import path_of
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -45,7 +47,7 @@ def figure(width: float, height: float, *, show: bool | None, save: str | Path |
         try:
             yield fig
             if save is not None:
-                fig.savefig(save, bbox_inches="tight")
+                fig.savefig(path_of(save), bbox_inches="tight")
             if show:
                 plt.show()
         finally:

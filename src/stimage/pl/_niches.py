@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from stimage import _keys, _validate
+from stimage._libraries import library_name
 from stimage.pl._figure import figure, tissue_axes
 from stimage.pl._palette import PALETTE
 
@@ -101,7 +102,7 @@ def niches(
     if len(members) < adata.n_obs:
         options |= {"library_id": slide, "slide_key": slide_key}
     image = SlideImage.from_anndata(adata, image_dir=image_dir, **options)
-    library = options["library_id"] or next(iter(adata.uns["spatial"]))
+    library = options["library_id"] or library_name(adata, None, only_slide=True)
     # A whole slide needs no full resolution where the AnnData has a rendering.
     rendered = "hires" in adata.uns["spatial"][library].get("images", {})
     overview = SlideImage.from_anndata(adata, resolution="hires", **options) if rendered else image

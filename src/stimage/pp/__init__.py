@@ -5,6 +5,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from stimage.pp._aggregate import aggregate_sites
     from stimage.pp._build_corpus import build_corpus
+    from stimage.pp._build_public_corpus import build_public_corpus
     from stimage.pp._genes import GenePool, select_genes
     from stimage.pp._grid import compact_grid
     from stimage.pp._niches import build_niches
@@ -16,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "_aggregate": ["aggregate_sites"],
         "_build_corpus": ["build_corpus"],
+        "_build_public_corpus": ["build_public_corpus"],
         "_genes": ["GenePool", "select_genes"],
         "_grid": ["compact_grid"],
         "_niches": ["build_niches"],

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from stimage import _keys
-from stimage._validate import check_grid, check_path, check_text
+from stimage._paths import path_of
+from stimage._validate import check_grid, check_path, check_text, listing
+from stimage.io._note import note_of
 from stimage.pp._genes import GeneStatistics, check_pool_options, gene_statistics, rank_genes
 from stimage.pp._sources import Source, check_sources, fingerprint, naming, read_source
 
@@ -33,20 +37,20 @@ def build_corpus(
     slide_key: str | None = None,
     donor_key: str | None = None,
     grid_key: str = _keys.GRID,
-    table: str = "table",
+    table: str | None = None,
+    coordinate_system: str | None = None,
 ) -> Corpus:
     """Build a corpus on disk from any number of slides, with one source in memory at a time.
 
     A build that was interrupted goes on where it stopped when it is called again in the same way, and new sources can be
-    added to a finished corpus: sources that are in the corpus already, recognised by name, size and content, are
+    added to a finished corpus: sources that are in the corpus already, recognised by name and all of their content, are
     skipped. Sources are only read.
 
     Parameters
     ----------
     sources
-        Paths of ``.h5ad`` files, of ``.zarr`` folders (AnnData or SpatialData) or of folders that Space Ranger
-        wrote for Visium or for one bin size of Visium HD (``filtered_feature_bc_matrix.h5`` and ``spatial``), or AnnData; raw
-        counts. Those without a compact grid get the one of :func:`compact_grid` with its defaults.
+        Paths of whatever :func:`stimage.io.read` reads, or AnnData; they are read as it does. Those without a compact grid get
+        the one of :func:`compact_grid` with its defaults.
     path
         Folder of the corpus.
     genes
@@ -58,23 +62,32 @@ def build_corpus(
     target_sum
         Scale of the stored expression: log1p of counts per this number, see :meth:`stimage.data.Corpus.write`.
     layer
-        Layer with raw counts; ``None`` takes ``X``.
+        Layer with raw counts; ``None`` takes what :func:`stimage.io.read` finds.
     slide_key
-        Column of ``obs`` that names the slide of each observation. By default that of the grid or, in SpatialData of several
-        regions, that of the region. A source of one slide without a name of its own is called like its file; a name that
-        is taken gets a number.
+        Column of ``obs`` that names the slide of each observation. By default that of the grid or, where the source has several
+        slides, the one that its source note names. A source of one slide is called by what identifies it: the file, the prefix
+        of its files or the folder above ``outs``, for an AnnData the library in ``uns["spatial"]``. Files of one name get
+        the names of the folders that tell them apart, in whatever order they are passed. A name that is still taken gets a
+        number.
     donor_key
-        Column of ``obs`` with the donor of each slide.
+        Column of ``obs`` with the donor of each slide. ``None`` takes what the source says, if it does.
     grid_key
         ``key_added`` of the grid.
     table
-        Table of SpatialData.
+        Table of SpatialData; ``None`` takes the only one.
+    coordinate_system
+        Coordinate system of SpatialData, see :func:`stimage.io.read`.
 
     Returns
     -------
     Corpus
         The corpus, opened: its expression stays on disk. See :class:`stimage.data.CorpusWriter` for what a build that is
-        killed leaves behind.
+        killed leaves behind. :meth:`stimage.data.Corpus.report` says what was left out, and which slides are the same.
+
+    Warns
+    -----
+    UserWarning
+        Once, if slides have the same counts, or donors contradict each other.
 
     Raises
     ------
@@ -90,7 +103,8 @@ def build_corpus(
     RuntimeError
         If another process writes to the corpus.
     ValueError
-        If a source cannot be read or used, or the corpus at ``path`` was built with other options.
+        If a source cannot be read or used, a path that is in the corpus has another content now, or the corpus at ``path``
+        was built with other options.
 
     Examples
     --------
@@ -103,38 +117,113 @@ def build_corpus(
     ...     [slide.name for slide in corpus], len(corpus.genes)
     (['first', 'slide'], 100)
     """
-    checked = check_sources(sources)
+    return build(
+        check_sources(sources),
+        path,
+        genes=genes,
+        n_pool_genes=n_pool_genes,
+        join=join,
+        min_slides=min_slides,
+        target_sum=target_sum,
+        donor_key=donor_key,
+        layer=layer,
+        slide_key=slide_key,
+        grid_key=grid_key,
+        table=table,
+        coordinate_system=coordinate_system,
+    )
+
+
+def build(
+    checked: list[Source],
+    path: str | os.PathLike[str],
+    *,
+    genes: Sequence[str] | Vocabulary | None,
+    n_pool_genes: int,
+    join: Literal["inner", "outer"],
+    min_slides: int,
+    target_sum: float,
+    donor_key: str | None,
+    left_out: dict[str, str] | None = None,
+    **reading: Any,
+) -> Corpus:
+    """Build a corpus, see :func:`build_corpus`; ``reading`` is for :func:`read_source`.
+
+    Sources that cannot be used end it with an error or, with ``left_out``, are noted there: why, by the source's name.
+    """
     check_path("path", path)
     check_pool_options(n_genes=n_pool_genes, join=join, min_slides=min_slides)
-    check_text("grid_key", grid_key)
+    check_text("grid_key", reading["grid_key"])
+    path = path_of(path)
     from stimage._progress import progress
     from stimage.data import Corpus, CorpusWriter
 
-    reading = {"slide_key": slide_key, "grid_key": grid_key, "table": table}
     pool = {"n_genes": n_pool_genes, "join": join, "min_slides": min_slides}
-    notes = {"layer": layer, "donor_key": donor_key, **reading}
+    notes = {"donor_key": donor_key, **reading}
     if genes is None:
         notes |= {"n_pool_genes": n_pool_genes, "join": join, "min_slides": min_slides}
     # Genes are chosen under the writer's lock, and not at all where a corpus is continued.
-    chosen = partial(_gene_pool, checked, layer, reading, **pool) if genes is None else genes
+    chosen = partial(_gene_pool, checked, reading, left_out, **pool) if genes is None else genes
     with CorpusWriter(path, chosen, target_sum=target_sum, notes=notes) as writer:
+        known = _check_unchanged(checked, writer, reading["layer"])
         for source in progress(checked, "Adding slides"):
-            origin = fingerprint(source, layer)
-            if origin in writer.origins:
-                logger.info("Source %s is in the corpus already.", source.label)
-                continue
-            slides = _slides(source, writer, layer, donor_key, reading)
-            with naming(source):
-                writer.append(slides, origin=origin)
-            # Not kept while the next source is read.
-            del slides
-    return Corpus.open(path)
+            with _noting(source, left_out):
+                origin = known.get(source.path) or fingerprint(source, reading["layer"])
+                if origin in writer.origins:
+                    logger.info("Source %s is in the corpus already.", source.label)
+                    continue
+                slides, details = _slides(source, writer, donor_key, reading)
+                with naming(source):
+                    writer.append(slides, origin=origin, details=details)
+                # Not kept while the next source is read.
+                del slides
+        if left_out and not len(writer):
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+            raise ValueError(f"None of {len(checked)} sources can be used: {reasons}")
+    corpus = Corpus.open(path)
+    _say_what_contradicts(corpus)
+    return corpus
+
+
+def _check_unchanged(checked: list[Source], writer: CorpusWriter, layer: str | None) -> dict[str, str]:
+    """Fingerprints of the sources whose paths are in the corpus; raise ``ValueError`` if one has changed."""
+    before, now = writer.paths, {}
+    for source in checked:
+        if source.path in before:
+            now[source.path] = fingerprint(source, layer)
+            if now[source.path] != before[source.path]:
+                raise ValueError(
+                    f"Source {source.label} is in the corpus, but its content is another now: restore it, or build a corpus "
+                    "anew at another `path`."
+                )
+    return now
+
+
+@contextmanager
+def _noting(source: Source, left_out: dict[str, str] | None) -> Iterator[None]:
+    """Go on after a source that cannot be used, when this is noted."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        if left_out is None:
+            raise
+        left_out[source.name or source.label] = str(error.args[0] if error.args else error)
+
+
+def _say_what_contradicts(corpus: Corpus) -> None:
+    """One warning for slides that are the same, and for what cannot be right."""
+    table = corpus.report()
+    same, wrong = table.index[table["same_counts_as"] != ""], table.index[table["contradiction"] != ""]
+    if len(same) or len(wrong):
+        parts = [f"{len(same)} slides have the same counts as others ({listing(same, 5)})"] if len(same) else []
+        parts += [f"{len(wrong)} contradict others ({listing(wrong, 5)})"] if len(wrong) else []
+        warnings.warn(f"{' and '.join(parts)}: see `Corpus.report()`.", stacklevel=4)
 
 
 def _slides(
-    source: Source, writer: CorpusWriter, layer: str | None, donor_key: str | None, reading: dict[str, Any]
-) -> list[Slide]:
-    """Slides of a source, under names that the corpus does not have yet."""
+    source: Source, writer: CorpusWriter, donor_key: str | None, reading: dict[str, Any]
+) -> tuple[list[Slide], list[dict[str, Any]]]:
+    """Slides of a source, under names that the corpus does not have yet, and what is known of them."""
     from stimage.data import Corpus
 
     adata = read_source(source, **reading)
@@ -142,10 +231,9 @@ def _slides(
         slides = Corpus.from_anndata(
             adata,
             genes=writer.vocabulary,
-            layer=layer,
             slide_key=reading["slide_key"],
             grid_key=reading["grid_key"],
-            donor_key=donor_key,
+            donor_key=donor_key or note_of(adata).get("donor_key") or None,
         )
     anonymous = len(slides) == 1 and source.name and _slide_key(adata, reading) is None
     taken, named = writer.names, []
@@ -157,10 +245,13 @@ def _slides(
             name = f"{wanted}-{number}"
         taken.add(name)
         named.append(replace(slide, name=name))
-    return named
+    where = {"path": source.path} if source.path else {}
+    return named, [{**known, **where} for known in slides.details]
 
 
-def _gene_pool(sources: list[Source], layer: str | None, reading: dict[str, Any], **pool: Any) -> Vocabulary:
+def _gene_pool(
+    sources: list[Source], reading: dict[str, Any], left_out: dict[str, str] | None, **pool: Any
+) -> Vocabulary:
     """Vocabulary of the most variable genes, found with one source in memory at a time."""
     from stimage._progress import progress
     from stimage.data import Vocabulary
@@ -168,8 +259,10 @@ def _gene_pool(sources: list[Source], layer: str | None, reading: dict[str, Any]
     statistics: list[GeneStatistics] = []
     ids: dict[str, str] = {}
     for source in progress(sources, "Choosing genes"):
-        slides, more_ids = _gene_statistics(source, layer, reading)
-        ids = more_ids | ids
+        slides: list[GeneStatistics] = []
+        with _noting(source, left_out):
+            slides, more_ids = _gene_statistics(source, reading)
+            ids = more_ids | ids
         for slide in slides:
             # Thousands of slides with the same panel share its names.
             if statistics and slide.genes.equals(statistics[-1].genes):
@@ -179,15 +272,13 @@ def _gene_pool(sources: list[Source], layer: str | None, reading: dict[str, Any]
     return Vocabulary(genes, {gene: ids[gene] for gene in genes if gene in ids})
 
 
-def _gene_statistics(
-    source: Source, layer: str | None, reading: dict[str, Any]
-) -> tuple[list[GeneStatistics], dict[str, str]]:
+def _gene_statistics(source: Source, reading: dict[str, Any]) -> tuple[list[GeneStatistics], dict[str, str]]:
     """Statistics of the slides of a source, and the Ensembl ids of its genes."""
     from stimage.data import Vocabulary
 
     adata = read_source(source, **reading)
     with naming(source):
-        slides = gene_statistics(adata, layer=layer, slide_key=_slide_key(adata, reading))
+        slides = gene_statistics(adata, layer=None, slide_key=_slide_key(adata, reading))
         return slides, Vocabulary.from_anndata([adata], adata.var_names).ensembl_ids
 
 

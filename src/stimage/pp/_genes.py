@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stimage._features import genes_with_warning
+from stimage._measured import absent_genes
 from stimage._validate import (
     check_anndata,
     check_choice,
@@ -110,7 +112,9 @@ def select_genes(
     slide_key
         Column of ``obs`` that names the slide of each observation; ``None`` takes each AnnData as one slide.
     join
-        Candidates are the genes measured in every slide (``"inner"``) or in at least ``min_slides`` (``"outer"``).
+        Candidates are the genes measured in every slide (``"inner"``) or in at least ``min_slides`` (``"outer"``). Of slides in one
+        AnnData, a gene without a count on one is not measured there if 20 counts would be expected from the others, as after an
+        outer join. Antibodies, control probes, blanks and genes of a second species are never candidates.
     min_slides
         Used with ``join="outer"``.
 
@@ -125,6 +129,11 @@ def select_genes(
         If ``layer`` or ``slide_key`` is absent.
     ValueError
         If counts are not raw, gene names are repeated, or slides have no gene in common.
+
+    Warns
+    -----
+    UserWarning
+        If variables are left out because they are no genes of the slide's species.
 
     Examples
     --------
@@ -244,14 +253,18 @@ def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: s
             raise type(error)(f"`{parameter}`: {error.args[0]}") from error
         if slide_key is None:
             names = ["slide"] if alone else [str(number)]
-        for code, name in enumerate(names):
-            members = np.flatnonzero(codes == code)
-            if len(members) < 2:
+        genes = genes_with_warning(adata, counts)
+        members = [np.flatnonzero(codes == code) for code in range(len(names))]
+        for name, rows, absent in zip(names, members, absent_genes(counts, members), strict=True):
+            if len(rows) < 2:
                 raise ValueError(
                     f"`{parameter}`: slide {name!r} has one observation, at least 2 are needed: remove it."
                 )
-            part = counts if len(names) == 1 else counts[members]
-            panels.append(_Panel(name, part, adata.var_names.astype(str)))
+            part = counts if len(names) == 1 else counts[rows]
+            measured = genes & ~absent
+            if not measured.all():
+                part = part[:, np.flatnonzero(measured)]
+            panels.append(_Panel(name, part, adata.var_names[measured].astype(str)))
     repeated = pd.Index([panel.name for panel in panels])
     if not repeated.is_unique:
         raise ValueError(

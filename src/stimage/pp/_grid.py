@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from stimage import _keys
+from stimage._coordinates import has_coordinates
+from stimage._libraries import library_name
 from stimage._validate import (
     check_anndata,
     check_choice,
@@ -16,6 +20,7 @@ from stimage._validate import (
     check_unique_names,
     slide_codes,
 )
+from stimage.pp._grid_messages import doubts_of_adata, doubts_of_slide
 from stimage.pp._scale import (
     Scale,
     check_bins,
@@ -23,7 +28,6 @@ from stimage.pp._scale import (
     coordinate_unit,
     in_units,
     lattice_scale,
-    only_library,
     scale_factors,
     scale_of,
 )
@@ -58,8 +62,10 @@ def compact_grid(
     """Give every observation an integer site of a compact raster, so that a slide can be cropped like an image.
 
     Array coordinates ``obs["array_row"]`` and ``obs["array_col"]`` are used where a slide has them. Otherwise the lattice
-    (pitch, rotation, hexagonal or square) is inferred from the spatial coordinates and verified: every observation must
-    lie within .45 of the pitch of its site, and no two on one site.
+    (pitch, rotation, hexagonal or square) is inferred from the spatial coordinates and verified: 95 % of the observations
+    must lie within .45 of the pitch of their site, and no two on one site; the others are named in a warning and have the nearest
+    free site. Where a slide has both coordinates they are compared: each observation must lie within half a step of where its
+    array position puts it, unless the whole slide is bent.
 
     Parameters
     ----------
@@ -79,7 +85,9 @@ def compact_grid(
         Column of ``adata.obs`` that names the slide of each observation; each slide gets a raster of its own. ``None``
         takes everything as one slide.
     spatial_key
-        Key of ``adata.obsm`` with x and y, shape (n_obs, 2). Needed where there are no array coordinates and for bins;
+        Key of ``adata.obsm`` with x and y, shape (n_obs, 2); of three columns the first two, of a data frame those called x and
+        y. Columns of ``obs`` under their usual names (``x``, ``y``; ``x_centroid``, ``y_centroid``; ...) stand for the
+        default key where it is absent. Needed where there are no array coordinates and for bins;
         otherwise used, if present, for the pitch and to tell a checkerboard from a hexagonal lattice.
     bin_size
         Side of a bin; only with ``layout="bins"``. ``None`` chooses, per slide, the largest size at which half of the
@@ -90,7 +98,8 @@ def compact_grid(
     micrometres_per_unit
         Length of one unit of the spatial coordinates in micrometres (1 where they are micrometres). ``None`` takes what
         ``adata.uns["spatial"]`` says: ``microns_per_pixel`` of Visium HD, micrometres beside Vizgen's transformation, and
-        100 micrometres between the spots of Visium.
+        100 micrometres between the spots of Visium, for which a hexagonal lattice is taken unless its spots' diameter says
+        otherwise.
     key_added
         Prefix of the keys written.
     copy
@@ -113,7 +122,8 @@ def compact_grid(
         unknown), ``unit`` (``"micrometre"``, ``"pixel"`` or ``"unknown"``), ``rotation`` (degrees from the x axis to the raster's columns axis) and ``source``
         (``"array"`` or ``"spatial"``). ``"summary"``: another one with ``n_observations``, ``n_sites`` (occupied),
         ``median_per_site`` and ``most_per_site`` (observations on an occupied site), ``micrometres_per_unit`` and
-        ``pitch_micrometres`` (NaN if unknown), and ``scale_from``, what says so.
+        ``pitch_micrometres`` (NaN if unknown), ``scale_from``, what says so, and ``rejected``, why there are bins and no
+        lattice (empty otherwise).
 
     Raises
     ------
@@ -121,9 +131,17 @@ def compact_grid(
         If ``slide_key``, or coordinates that are needed, are absent.
     ValueError
         If coordinates or slide labels are missing or not finite, a slide has one observation, two observations share a
-        site, the coordinates do not form the lattice asked for, or a key to be written is taken by something else. If a
+        site, the coordinates do not form the lattice asked for, array positions are pixels or contradict the spatial
+        coordinates for more than 5 % of the observations, or a key to be written is taken by something else. If a
         unit must be wrong: all observations in one bin, each alone in a bin among empty ones, coordinates that contradict
         the scale factors, or positions within fields of view taken for positions on the slide.
+
+    Warns
+    -----
+    UserWarning
+        Once, of all that is odd: observations that do not fit the lattice, bins where a lattice was expected, spots off tissue
+        (``obs["in_tissue"]`` 0, which become sites like the others), observations far from all others, slides on top of each
+        other without ``slide_key``, a third coordinate, coordinates found in ``obs``.
 
     Examples
     --------
@@ -154,16 +172,16 @@ def compact_grid(
     names, codes = slide_codes(adata, slide_key)
     array = None if layout == "bins" else array_coordinates(adata)
     spatial = None
-    if array is None or not array.all_known or spatial_key in adata.obsm or spatial_key != _keys.SPATIAL:
+    if array is None or not array.all_known or has_coordinates(adata, spatial_key) or spatial_key != _keys.SPATIAL:
         spatial = _required_spatial(adata, layout, spatial_key)
         _check_fields_of_view(adata, slide_key, spatial_key)
 
     row, col = np.empty(adata.n_obs, np.int32), np.empty(adata.n_obs, np.int32)
     position = np.empty((adata.n_obs, 2), np.float32)
-    table, summary = [], []
+    table, summary, doubts = [], [], doubts_of_adata(adata, slide_key, spatial_key, spatial, layout)
     for code, name in enumerate(names):
         members = np.flatnonzero(codes == code)
-        library = name if len(names) > 1 else only_library(adata, name)
+        library = library_name(adata, name, members, only_slide=len(names) == 1)
         try:
             scale = scale_of(adata, library, micrometres_per_unit)
             size = in_units(bin_size, bin_unit, scale, adata)
@@ -190,7 +208,10 @@ def compact_grid(
             }
         )
         summary.append(_summary(sites, scale))
+        doubts += doubts_of_slide(adata, members, name if len(names) > 1 else None, sites, xy)
 
+    if doubts:
+        warnings.warn(" ".join(doubts), UserWarning, stacklevel=2)
     if copy:
         adata = adata.copy()
     adata.obs[_keys.grid_row(key_added)] = row
@@ -210,9 +231,9 @@ def compact_grid(
 
 
 def _required_spatial(adata: AnnData, layout: str, spatial_key: str) -> NDArray[np.float64]:
-    if layout == "rank" and spatial_key not in adata.obsm:
+    if layout == "rank" and not has_coordinates(adata, spatial_key):
         raise KeyError("`layout`='rank' needs adata.obs['array_row'] and adata.obs['array_col'], found neither.")
-    if spatial_key not in adata.obsm and adata.obs_names.str.fullmatch(r"\d+x\d+").all():
+    if not has_coordinates(adata, spatial_key) and adata.obs_names.str.fullmatch(r"\d+x\d+").all():
         raise KeyError(
             f"No spatial coordinates: `spatial_key`={spatial_key!r} is not in adata.obsm, but the observation names look "
             f"like array positions (e.g. {adata.obs_names[0]!r}): adata.obs[['array_col', 'array_row']] = "
@@ -239,10 +260,12 @@ def _check_key_added(adata: AnnData, key: str) -> None:
     if _keys.grid_row(key) == _keys.ARRAY_ROW:
         raise ValueError(f"`key_added`={key!r} would write over the array coordinates: choose another.")
     earlier = adata.uns.get(key)
-    if isinstance(earlier, dict) and {"params", "slides"} <= set(earlier):
+    if isinstance(earlier, Mapping) and {"params", "slides"} <= set(earlier):
         return  # a grid written before may be replaced
     columns = (_keys.grid_row(key), _keys.grid_col(key))
-    if earlier is None and _is_concatenated(adata, columns, _keys.grid_position(key)):
+    # `anndata.concat` merges `uns`, so that only some parts of a grid may be left, or none.
+    merged = earlier is None or (isinstance(earlier, Mapping) and set(earlier) <= {"params", "slides", "summary"})
+    if merged and _is_concatenated(adata, columns, _keys.grid_position(key)):
         return
     taken = [f"obs[{column!r}]" for column in columns if column in adata.obs]
     taken += [f"obsm[{_keys.grid_position(key)!r}]"] if _keys.grid_position(key) in adata.obsm else []
@@ -254,7 +277,7 @@ def _check_key_added(adata: AnnData, key: str) -> None:
 
 
 def _is_concatenated(adata: AnnData, columns: tuple[str, str], position: str) -> bool:
-    """Whether the keys are what ``anndata.concat`` leaves of grids: everything but ``uns``."""
+    """Whether the keys of observations are those of grids, which ``anndata.concat`` leaves as they are."""
     if position not in adata.obsm or not all(column in adata.obs for column in columns):
         return False
     integers = all(pd.api.types.is_integer_dtype(adata.obs[column]) for column in columns)
@@ -282,6 +305,7 @@ def _summary(sites: Sites, scale: Scale) -> dict[str, float | str]:
         "micrometres_per_unit": scale.micrometres,
         "pitch_micrometres": sites.pitch * scale.micrometres,
         "scale_from": scale.evidence,
+        "rejected": sites.rejected,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,10 @@ LEAST_OCCUPANCY = 0.05
 """Occupied share of the raster below which sites that nothing confirms are not taken for those of a lattice or bins."""
 
 
+MOST_MISFITS = 0.05
+"""Share of a slide's observations that need not fit its lattice; they are named."""
+
+
 class NoLatticeError(ValueError):
     """The positions do not lie on one lattice of the layout asked for."""
 
@@ -36,6 +40,12 @@ class Sites:
     parity: int = 0
     pitch: float = float("nan")
     rotation: float = 0.0
+    misfits: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+    """Observations that do not fit the lattice, the farthest off first."""
+    rejected: str = ""
+    """Why these are bins where a lattice was looked for."""
+    looked_like_lattice: bool = False
+    """Whether it was more than the disorder of cells or beads that spoke against it."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,13 +65,15 @@ class Sites:
         return np.unique(self.row * self.shape[1] + self.col, return_counts=True)[1]
 
 
-def from_array(row: ArrayLike, col: ArrayLike, layout: str, spatial: NDArray[np.float64] | None = None) -> Sites:
+def from_array(
+    row: NDArray[np.int64], col: NDArray[np.int64], layout: str, steps: NDArray[np.float64] | None = None
+) -> Sites:
     """Sites from array coordinates, for ``layout`` ``"auto"``, ``"hex"``, ``"square"`` or ``"rank"``.
 
     Array coordinates of one parity of row + col are a hexagonal lattice (Visium) or a square one turned by 45 degrees
-    (the 2k array of Spatial Transcriptomics). ``spatial`` tells them apart; without it Visium is assumed.
+    (the 2k array of Spatial Transcriptomics). ``steps`` (2 x 2), the physical vectors of one array row and of one array
+    column, tell them apart; without them Visium is assumed.
     """
-    row, col = _snap(row, "array_row"), _snap(col, "array_col")
     if layout == "rank":
         row_levels, rank_row = np.unique(row, return_inverse=True)
         col_levels, rank_col = np.unique(col, return_inverse=True)
@@ -75,14 +87,10 @@ def from_array(row: ArrayLike, col: ArrayLike, layout: str, spatial: NDArray[np.
             )
         return Sites("rank", rank_row, rank_col, "array")
 
-    steps = _physical_steps(row, col, spatial)
     parity = (row + col) % 2
     one_parity = bool((parity == parity[0]).all())
-    if layout == "hex" and not one_parity:
-        raise ValueError(
-            f"`layout`='hex' needs array coordinates with row + col all even or all odd, as on Visium; "
-            f"found {int((parity == 0).sum())} even and {int((parity == 1).sum())} odd: use `layout`='square' or 'auto'."
-        )
+    if layout == "hex":
+        check_one_parity(row, col)
     if layout == "auto":
         layout = "hex" if one_parity and not _is_checkerboard(steps) else "square"
     if layout == "hex":
@@ -102,6 +110,16 @@ def from_array(row: ArrayLike, col: ArrayLike, layout: str, spatial: NDArray[np.
         pitch = _pitch(steps, ((1, 1), (1, -1)))
         return Sites("square", up - up.min(), along - along.min(), "array", pitch=pitch, rotation=45.0)
     return Sites("square", row - row.min(), col - col.min(), "array", pitch=_pitch(steps, ((0, 1), (1, 0))))
+
+
+def check_one_parity(row: NDArray[np.int64], col: NDArray[np.int64]) -> None:
+    """Raise ``ValueError`` unless array coordinates can be those of a hexagonal lattice."""
+    odd = int(((row + col) % 2).sum())
+    if 0 < odd < len(row):
+        raise ValueError(
+            f"`layout`='hex' needs array coordinates with row + col all even or all odd, as on Visium; "
+            f"found {len(row) - odd} even and {odd} odd: use `layout`='square' or 'auto'."
+        )
 
 
 def from_bins(spatial: NDArray[np.float64], bin_size: float | None = None) -> Sites:
@@ -134,7 +152,8 @@ def _choose_bin_size(spatial: NDArray[np.float64]) -> float:
     return float(size)
 
 
-def _snap(values: ArrayLike, name: str) -> NDArray[np.int64]:
+def whole_positions(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Array coordinates as whole numbers; raise ``ValueError`` where they are none, not even with an offset or jitter."""
     values = np.asarray(values)
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
@@ -151,21 +170,6 @@ def _snap(values: ArrayLike, name: str) -> NDArray[np.int64]:
             "if these are pixel coordinates, remove array_row and array_col to infer the lattice from the spatial ones."
         )
     return whole.astype(np.int64)
-
-
-def _physical_steps(
-    row: NDArray[np.int64], col: NDArray[np.int64], spatial: NDArray[np.float64] | None
-) -> NDArray[np.float64] | None:
-    """(2, 2): physical vector of one array row and of one array column; None where they cannot be told."""
-    if spatial is None:
-        return None
-    design = np.column_stack([row, col, np.ones(len(row))]).astype(np.float64)
-    fit, _, rank, _ = np.linalg.lstsq(design, spatial, rcond=None)
-    lengths = np.linalg.norm(fit[:2], axis=1)
-    spread = np.sqrt(((spatial - design @ fit) ** 2).sum(axis=1).mean())
-    if rank < 3 or not lengths.min() > 0 or spread > 0.5 * lengths.min():
-        return None
-    return fit[:2]
 
 
 def _is_checkerboard(steps: NDArray[np.float64] | None) -> bool:

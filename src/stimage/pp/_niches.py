@@ -9,6 +9,8 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stimage import _keys
+from stimage._features import genes_with_warning, keep_genes
+from stimage._libraries import image_libraries, library_name
 from stimage._validate import (
     check_anndata,
     check_counts,
@@ -92,7 +94,8 @@ def build_niches(
         Not symmetric.
     ``layers["niche"]``
         CSR matrix (n_obs x n_vars, float32): mean over the niche, the spot included, of log1p of counts per 10,000.
-        Spots without counts are members but not part of the mean; where a niche has no other, it is zero.
+        Spots without counts are members but not part of the mean; where a niche has no other, it is zero. So it is for
+        variables that are no genes (antibodies, control probes, another species), which library sizes leave out as well.
     ``obsm["niche_bbox"]``
         Box around the niche's spots as x0, y0, x1, y1 (float64, shape (n_obs, 4)), in the units of the coordinates. Each
         spot counts as a disc: of ``uns["spatial"][library]["scalefactors"]["spot_diameter_fullres"]`` where the slide has
@@ -134,6 +137,7 @@ def build_niches(
     grid, names, codes = _slides(adata, grid_key, slide_key)
     counts = check_counts(adata, layer)
     _check_not_taken(adata, key_added)
+    counts = keep_genes(counts, genes_with_warning(adata, counts))
     name_order = np.argsort(np.argsort(adata.obs_names.to_numpy().astype(str)))
 
     sources, targets, radius, table = [], [], np.empty(adata.n_obs), []
@@ -141,7 +145,7 @@ def build_niches(
         members = np.flatnonzero(codes == code)
         xy = coordinates[members]
         pitch = _pitch(xy)
-        radius[members] = _spot_radius(adata, name, len(names) == 1, pitch)
+        radius[members] = _spot_radius(adata, name, members, len(names) == 1, pitch)
         lattice = _lattice(adata, members, grid, name, grid_key)
         if rings is not None:
             if lattice is None:
@@ -265,16 +269,12 @@ def _pitch(xy: NDArray[np.float64]) -> float:
     return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
 
 
-def _spot_radius(adata: AnnData, name: str, is_only_slide: bool, pitch: float) -> float:
-    libraries = adata.uns.get("spatial")
-    libraries = libraries if isinstance(libraries, Mapping) else {}
-    if name not in libraries and is_only_slide and len(libraries) == 1:
-        name = next(iter(libraries))
-    library = libraries.get(name, {})
-    scales = library.get("scalefactors", {}) if isinstance(library, Mapping) else {}
-    diameter = scales.get("spot_diameter_fullres")
+def _spot_radius(adata: AnnData, name: str, members: NDArray[np.intp], is_only_slide: bool, pitch: float) -> float:
+    library = library_name(adata, name, members, only_slide=is_only_slide)
+    scales = image_libraries(adata).get(library, {}).get("scalefactors", {})
+    diameter = scales.get("spot_diameter_fullres") if isinstance(scales, Mapping) else None
     if diameter is not None:
-        where = f"adata.uns['spatial'][{name!r}]['scalefactors']['spot_diameter_fullres']"
+        where = f"adata.uns['spatial'][{library!r}]['scalefactors']['spot_diameter_fullres']"
         return positive_number(where, diameter) / 2
     if pitch == 0:
         raise ValueError(
@@ -313,8 +313,14 @@ def _check_not_taken(adata: AnnData, key: str) -> None:
     if isinstance(earlier, Mapping) and "n_neighbors" in earlier.get("params", {}):
         return  # niches built before may be replaced
     keys = (_keys.niche_connectivities(key), _keys.niche_bbox(key))
-    if earlier is None and key in adata.layers and keys[1] in adata.obsm and adata.obsm[keys[1]].shape[1:] == (4,):
-        return  # what `anndata.concat` leaves of niches: everything but `uns`
+    # `anndata.concat` merges `uns`, so that only some of its parts may be left.
+    if (
+        (earlier is None or (isinstance(earlier, Mapping) and set(earlier) <= {"params", "slides"}))
+        and key in adata.layers
+        and keys[1] in adata.obsm
+        and adata.obsm[keys[1]].shape[1:] == (4,)
+    ):
+        return  # what `anndata.concat` leaves of niches
     taken = [f"obsp[{keys[0]!r}]"] if keys[0] in adata.obsp else []
     taken += [f"layers[{key!r}]"] if key in adata.layers else []
     taken += [f"obsm[{keys[1]!r}]"] if keys[1] in adata.obsm else []

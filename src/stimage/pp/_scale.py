@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stimage import _keys
+from stimage._libraries import image_libraries
 from stimage._validate import check_range, listing, positive_number
 from stimage.pp._lattice import LEAST_OCCUPANCY
 
@@ -48,7 +48,7 @@ def check_micrometres(value: object) -> None:
 
 
 def scale_of(adata: AnnData, name: str | None, given: float | None) -> Scale:
-    """Scale of a slide from what is given or what ``uns["spatial"]`` says of it; ``name`` is ``None`` for the only library.
+    """Scale of a slide from what is given or what its library in ``uns["spatial"]`` says; ``name`` is ``None`` without one.
 
     Space Ranger writes ``microns_per_pixel`` for Visium HD. Vizgen's transformation leads from micrometres to pixels, so
     that with it the coordinates are micrometres.
@@ -73,21 +73,9 @@ def _stored_scale(adata: AnnData, name: str | None) -> Scale:
     return Scale()
 
 
-def only_library(adata: AnnData, name: str) -> str | None:
-    """Library of the only slide: the one of its name; ``None`` stands for the only library."""
-    libraries = adata.uns.get(_keys.SPATIAL)
-    return name if isinstance(libraries, Mapping) and name in libraries else None
-
-
 def scale_factors(adata: AnnData, name: str | None) -> Mapping[str, Any]:
-    """Scale factors of a slide's library: the one of its name, or the only one there is; empty without."""
-    libraries = adata.uns.get(_keys.SPATIAL)
-    if not isinstance(libraries, Mapping):
-        return {}
-    if name is None and len(libraries) == 1:
-        name = next(iter(libraries))
-    library = libraries.get(name)
-    factors = library.get("scalefactors") if isinstance(library, Mapping) else None
+    """Scale factors of a library; empty without."""
+    factors = image_libraries(adata).get(name, {}).get("scalefactors")
     return factors if isinstance(factors, Mapping) else {}
 
 
@@ -114,8 +102,6 @@ def lattice_scale(sites: Sites, factors: Mapping[str, Any], scale: Scale) -> Sca
         diameter = _positive(factors, "spot_diameter_fullres") if "spot_diameter_fullres" in factors else 0.0
     except ValueError:
         return scale  # nothing depends on it here
-    if diameter == 0:
-        return scale
     if diameter > _MOST_OVERLAP * sites.pitch:
         raise ValueError(
             f"the coordinates contradict the scale factors: neighbouring sites are {sites.pitch:.4g} units apart, but "
@@ -124,8 +110,11 @@ def lattice_scale(sites: Sites, factors: Mapping[str, Any], scale: Scale) -> Sca
             "adata.uns['spatial']."
         )
     low, high = _VISIUM_PITCH_IN_DIAMETERS
-    if sites.layout != "hex" or sites.source != "array" or not low < sites.pitch / diameter < high:
+    if sites.layout != "hex" or (diameter and not low < sites.pitch / diameter < high):
         return scale
+    if not diameter:  # nothing else is hexagonal, but nothing confirms it either
+        evidence = "a hexagonal lattice is taken for Visium, whose spots are 100 micrometres apart"
+        return scale if scale.known else Scale(_VISIUM_PITCH / sites.pitch, evidence)
     visium = Scale(_VISIUM_PITCH / sites.pitch, "spots of Visium are 100 micrometres apart")
     if scale.known and _contradict(scale.micrometres, visium.micrometres):
         raise ValueError(
@@ -140,12 +129,10 @@ def coordinate_unit(adata: AnnData, name: str | None, scale: Scale) -> str:
     """``"micrometre"``, ``"pixel"`` or ``"unknown"``."""
     if scale.micrometres == 1:
         return "micrometre"
-    libraries = adata.uns.get(_keys.SPATIAL)
-    if not isinstance(libraries, Mapping):
-        return "unknown"
+    libraries = image_libraries(adata)
     # Readers write a library even where there is no image: it says something only with an image or scale factors.
     entries = [libraries[name]] if name in libraries else list(libraries.values())
-    pixels = any(isinstance(entry, Mapping) and ({"images", "scalefactors"} & set(entry)) for entry in entries)
+    pixels = any({"images", "scalefactors"} & set(entry) for entry in entries)
     return "pixel" if pixels else "unknown"
 
 
@@ -154,8 +141,7 @@ def in_units(bin_size: float | None, bin_unit: str, scale: Scale, adata: AnnData
     if bin_size is None or bin_unit == "coordinate":
         return bin_size
     if not scale.known:
-        libraries = adata.uns.get(_keys.SPATIAL)
-        found = listing(libraries) if isinstance(libraries, Mapping) else "none"
+        found = listing(image_libraries(adata))
         raise ValueError(
             "`bin_unit`='micrometre' needs to know how long a unit of the coordinates is, which adata.uns['spatial'] does "
             f"not say (libraries: {found}): pass `micrometres_per_unit=` (1 if they are micrometres)."

@@ -6,39 +6,51 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stimage import _keys
-from stimage._validate import check_counts, check_text, listing
+from stimage._libraries import library_name
+from stimage._paths import path_of
+from stimage._validate import check_counts
+from stimage.io._anndata import tidy
+from stimage.io._choice import Options
+from stimage.io._note import note_of
+from stimage.io._registry import Format, format_of, read_as
 from stimage.pp._grid import compact_grid
-from stimage.pp._spatialdata import from_spatialdata
-from stimage.pp._visium import VISIUM_COUNTS, read_visium
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_EDGE = 1 << 20
-"""Bytes at either end of a file that go into its fingerprint."""
-_EDGE_IN_FOLDER = 1 << 12
-"""The same for each of the files of a folder, of which there may be many."""
-
 
 @dataclass(frozen=True)
 class Source:
-    """An AnnData, or where to read one."""
+    """An AnnData, or where to read one.
+
+    Parameters
+    ----------
+    label
+        How messages call it.
+    value
+        The AnnData, or the path.
+    format
+        Format of the path; ``None`` for an AnnData.
+    name
+        What a slide of this source is called when it has no name of its own; empty where nothing identifies it.
+    """
 
     label: str
-    kind: Literal["memory", "h5ad", "zarr", "visium"]
     value: AnnData | Path
+    format: Format | None
+    name: str
 
     @property
-    def name(self) -> str:
-        """What a slide of this source is called when it has no name of its own; empty for an AnnData."""
-        return "" if self.kind == "memory" else self.value.name.removesuffix(f".{self.kind}")
+    def path(self) -> str:
+        """The whole path, by which a source is known again; empty for an AnnData."""
+        return "" if self.format is None else str(self.value.resolve())
 
 
 def check_sources(
@@ -54,34 +66,44 @@ def check_sources(
     checked = []
     for number, source in enumerate(sources):
         if isinstance(source, AnnData):
-            checked.append(Source(f"sources[{number}]", "memory", source))
+            name = library_name(source, None, only_slide=True) or ""
+            checked.append(Source(f"sources[{number}]", source, None, name))
         elif isinstance(source, str | os.PathLike):
-            path = Path(source)
-            checked.append(Source(repr(str(path)), _kind(path), path))
+            path = path_of(source)
+            format = format_of(path, "sources")
+            checked.append(Source(repr(str(path)), path, format, format.slide_name(path)))
         else:
             raise TypeError(f"`sources[{number}]` must be a path or an AnnData, found {type(source).__name__}.")
-    return checked
+    return _told_apart(checked)
 
 
-def _kind(path: Path) -> Literal["h5ad", "zarr", "visium"]:
-    if not path.exists():
-        raise FileNotFoundError(f"`sources`: there is no {str(path)!r}.")
-    if path.suffix == ".h5ad" and path.is_file():
-        return "h5ad"
-    if path.suffix == ".zarr" and path.is_dir():
-        return "zarr"
-    if (path / VISIUM_COUNTS).is_file():
-        return "visium"
-    bins = sorted(folder.parent.name for folder in path.glob(f"binned_outputs/*/{VISIUM_COUNTS}"))
-    if bins:
-        raise ValueError(
-            f"`sources`: {str(path)!r} has bins of several sizes ({listing(bins)}): pass the folder of one of them, e.g. "
-            f"{str(path / 'binned_outputs' / bins[0])!r}."
-        )
-    raise ValueError(
-        f"`sources`: {str(path)!r} is no .h5ad file, no .zarr folder and no folder with {VISIUM_COUNTS!r}: read it "
-        "yourself and pass the AnnData."
-    )
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Files of one name get those of the folders above them that differ: a name does not depend on the order of sources."""
+    by_name: dict[str, dict[str, int]] = {}
+    for source in sources:
+        if source.format is not None:
+            by_name.setdefault(source.name, {})[source.path] = 0
+    renamed = {}
+    for name, paths in by_name.items():
+        if len(paths) > 1:
+            folders = [Path(path).parent.parts for path in paths]
+            depth = next(
+                n for n in range(1, max(map(len, folders)) + 1) if len({parts[-n:] for parts in folders}) == len(folders)
+            ) if len(set(folders)) == len(folders) else 0  # fmt: skip
+            for path, parts in zip(paths, folders, strict=True):
+                above = [part for part in parts[len(parts) - depth :] if part not in (name, os.sep)]
+                renamed[path] = "_".join([*_without_shared(above, folders, depth), name])
+    return [replace(source, name=renamed.get(source.path, source.name)) for source in sources]
+
+
+def _without_shared(above: list[str], folders: list[tuple[str, ...]], depth: int) -> list[str]:
+    """Folders above a file, without those that all files have in the same place."""
+    shared = {
+        parts[0]
+        for parts in zip(*(folder[len(folder) - depth :] for folder in folders if len(folder) >= depth), strict=False)
+        if len(set(parts)) == 1
+    }
+    return [part for part in above if part not in shared] or above
 
 
 @contextmanager
@@ -91,95 +113,82 @@ def naming(source: Source) -> Iterator[None]:
         yield
     except (KeyError, TypeError) as error:
         raise type(error)(f"Source {source.label}: {error.args[0] if error.args else error}") from error
-    except ValueError as error:
-        raise ValueError(f"Source {source.label}: {error}") from error
+    except (ValueError, ImportError) as error:
+        kind = ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(f"Source {source.label}: {error}") from error
 
 
 def fingerprint(source: Source, layer: str | None) -> str:
     """Name and hash of a source, which do not depend on where it lies.
 
-    Of a file its size and its first and last megabyte count, of a folder the names of its files too, of an AnnData its
-    names and the sums of its counts.
+    All bytes of the files that determine the slide count, with their names; of an AnnData its names and its counts.
     """
     digest = hashlib.sha256()
-    if source.kind == "memory":
+    if source.format is None:
         with naming(source):
-            adata, counts = source.value, check_counts(source.value, layer)
-        for names in (adata.obs_names, adata.var_names):
-            digest.update("\n".join(names.astype(str)).encode() + b"\0")
-        for axis in (0, 1):
-            digest.update(np.asarray(counts.sum(axis=axis), dtype=np.float64).tobytes())
+            _hash_anndata(source.value, layer, digest)
         return f"AnnData {digest.hexdigest()[:32]}"
-    path, edge = source.value, _EDGE
-    files = [path]
-    if path.is_dir():
-        edge = _EDGE_IN_FOLDER
-        files = sorted(
-            (file for file in path.rglob("*") if file.is_file()), key=lambda file: file.relative_to(path).parts
-        )
+    path = source.value
+    with naming(source):
+        files = source.format.files(path)
+    # Names within the source: its folder, or the one that holds its files, may have moved.
+    top = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
     for file in files:
-        size = file.stat().st_size
-        inside = "/".join(file.relative_to(path).parts)
-        digest.update(f"{inside}\0{size}\0".encode())
+        inside = file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
+        digest.update(f"{inside}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as content:
-            digest.update(content.read(edge))
-            content.seek(max(size - edge, 0))
-            digest.update(content.read(edge))
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return f"{path.name} {digest.hexdigest()[:32]}"
 
 
-def read_source(source: Source, *, slide_key: str | None, grid_key: str, table: str) -> AnnData:
-    """Read a source and give it a grid if it has none; what lies in memory or on disk stays as it is."""
+def _hash_anndata(adata: AnnData, layer: str | None, digest: hashlib._Hash) -> None:
+    counts = tidy(adata, None, Options(layer=layer, images=False)).X
+    for names in (adata.obs_names, adata.var_names):
+        digest.update("\n".join(names.astype(str)).encode() + b"\0")
+    for axis in (0, 1):
+        digest.update(np.asarray(counts.sum(axis=axis), dtype=np.float64).tobytes())
+
+
+def read_source(
+    source: Source,
+    *,
+    layer: str | None,
+    slide_key: str | None,
+    grid_key: str,
+    table: str | None,
+    coordinate_system: str | None,
+    min_spots: int = 0,
+) -> AnnData:
+    """Read a source, with raw counts in ``X``, and give it a grid if it has none; what lies in memory or on disk stays as it is."""
     with naming(source):
-        adata, region_key = source.value, None
-        if source.kind != "memory":
-            try:
-                adata, region_key = _read(source, table)
-            except (KeyError, TypeError, ValueError, ImportError):
-                raise
-            except Exception as error:
-                # Each format has errors of its own for a file that is damaged.
-                raise ValueError(f"it cannot be read ({type(error).__name__}: {error!s:.300}).") from error
+        options = Options(layer=layer, images=False)
+        if source.format is None:
+            adata = tidy(source.value, None, options)
+        else:
+            known = {"layer": layer, "table": table, "coordinate_system": coordinate_system}
+            taken = {key: value for key, value in known.items() if key in source.format.options}
+            adata = read_as(source.format, source.value, Options(images=False, **taken))
+        check_counts(adata)
+        if adata.n_obs < min_spots:
+            raise ValueError(f"it has {adata.n_obs} spots, fewer than {min_spots}.")
         if grid_key in adata.uns:
             return adata
-        if slide_key is None:
-            slide_key = region_key
         sites = _without_expression(adata)
-        compact_grid(sites, slide_key=slide_key, key_added=grid_key)
+        compact_grid(sites, slide_key=slide_key or several_slides(adata), key_added=grid_key)
         return _with_expression(adata, sites)
 
 
-def _read(source: Source, table: str) -> tuple[AnnData, str | None]:
-    """An AnnData, and the key of its regions when it has several."""
-    if source.kind == "h5ad":
-        from anndata import read_h5ad
-
-        return read_h5ad(source.value), None
-    if source.kind == "visium":
-        return read_visium(source.value), None
-    import zarr
-
-    root = zarr.open_group(source.value, mode="r")
-    if root.attrs.get("encoding-type") == "anndata":
-        from anndata import read_zarr
-
-        return read_zarr(source.value), None
-    if "tables" not in root:
-        raise ValueError(f"it is neither an AnnData nor a SpatialData; it has {listing(root.keys(), 5)}.")
-    from stimage._spatialdata import load_spatialdata
-
-    check_text("table", table)
-    sdata = load_spatialdata().read_zarr(source.value, selection=("tables", "shapes", "labels"))
-    adata = from_spatialdata(sdata, table=table)
-    region_key = str(adata.uns["spatialdata_attrs"]["region_key"])
-    return adata, region_key if adata.obs[region_key].nunique() > 1 else None
+def several_slides(adata: AnnData) -> str | None:
+    """Column that tells the slides of a source apart, where it has several."""
+    key = note_of(adata).get("slide_key", "")
+    return key if key and adata.obs[key].nunique() > 1 else None
 
 
 def _without_expression(adata: AnnData) -> AnnData:
     """Observations and their coordinates alone, to be given a grid."""
     from anndata import AnnData
 
-    uns = {key: adata.uns[key] for key in adata.uns if key == _keys.SPATIAL}
+    uns = {key: adata.uns[key] for key in adata.uns if key in (_keys.SPATIAL, _keys.SOURCE)}
     return AnnData(obs=adata.obs.copy(), obsm=dict(adata.obsm), uns=uns)
 
 
@@ -187,5 +196,4 @@ def _with_expression(adata: AnnData, sites: AnnData) -> AnnData:
     """Observations with a grid, and the expression of the AnnData, which is shared."""
     from anndata import AnnData
 
-    layers = {key: adata.layers[key] for key in adata.layers if key is not None}
-    return AnnData(X=adata.X, obs=sites.obs, var=adata.var, uns=dict(sites.uns), layers=layers)
+    return AnnData(X=adata.X, obs=sites.obs, var=adata.var, uns=dict(sites.uns))

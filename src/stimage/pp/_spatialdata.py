@@ -84,7 +84,7 @@ def from_spatialdata(
     if table not in sdata.tables:
         raise KeyError(f"`table`={table!r} is not a table of the SpatialData: {listing(sdata.tables, 30)}.")
     adata = sdata.tables[table]
-    region_key, instance_key = _annotation_keys(adata, table)
+    region_key, instance_key = annotation_keys(adata, table)
     regions = adata.obs[region_key].astype(str).to_numpy()
     names = list(dict.fromkeys(regions))
     images = _image_of_regions(image, names)
@@ -109,7 +109,7 @@ def from_spatialdata(
     return adata
 
 
-def _annotation_keys(adata: AnnData, table: str) -> tuple[str, str]:
+def annotation_keys(adata: AnnData, table: str) -> tuple[str, str]:
     attributes = adata.uns.get("spatialdata_attrs") or {}
     keys = tuple(str(attributes.get(key, "")) for key in ("region_key", "instance_key"))
     if not all(key in adata.obs for key in keys):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate
+from stimage._labels import label_categories
 from stimage.models._annotation import HEADS, N_COMPONENTS, Head, label_probabilities
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def annotate(
     adata
         AnnData with an embedding.
     label_key
-        Column of ``obs`` with labels, missing (``None`` or NaN) where there is none.
+        Column of ``obs`` with labels, missing (``None`` or NaN) where there is none. Labels equal as text are one; those that
+        read ``"nan"``, ``"NA"`` or are empty count as missing, with a warning.
     use_rep
         Key in ``obsm`` of the embedding.
     reference
@@ -57,8 +59,8 @@ def annotate(
         With ``copy=True`` the copy. Writes:
 
     ``obs["stimage_annotation"]``
-        Categorical: the observation's own label, or the likeliest one. Categories are those of the labels, followed by those
-        that only ``reference`` has.
+        Categorical: the observation's own label, or the likeliest one. Categories are those of the labels as text, followed
+        by those that only ``reference`` has.
     ``obsm["stimage_annotation_probability"]``
         Probability of each category (observations x categories, float32), 1 at the observation's own label.
     ``uns["stimage_annotation"]``
@@ -99,8 +101,8 @@ def annotate(
         _validate.check_text("label_key", label_key)
         labels = [pd.Categorical([None] * adata.n_obs)]
     else:
-        labels = [pd.Categorical(_validate.check_obs_key(adata, label_key, "label_key"))]
-    labels += [pd.Categorical(_validate.check_obs_key(part, label_key, "label_key")) for part in parts[1:]]
+        labels = [_labels_of(adata, label_key)]
+    labels += [_labels_of(part, label_key) for part in parts[1:]]
     categories = labels[0].categories.append([part.categories for part in labels[1:]]).unique()
     codes = np.concatenate([categories.get_indexer(np.asarray(part)) for part in labels])
     found = np.unique(codes[codes >= 0])
@@ -127,6 +129,10 @@ def annotate(
         }
     }
     return adata if copy else None
+
+
+def _labels_of(adata: AnnData, label_key: str) -> pd.Categorical:
+    return label_categories(_validate.check_obs_key(adata, label_key, "label_key"), f"adata.obs[{label_key!r}]")
 
 
 def _check_same_model(adata: AnnData, reference: AnnData, use_rep: str) -> None:

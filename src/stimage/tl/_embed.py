@@ -10,7 +10,7 @@ import numpy as np
 from stimage import _keys, _validate
 from stimage._settings import seed_of
 from stimage._validate import notes_of
-from stimage.models._setup import corpus_of
+from stimage.models._setup import corpus_of, with_layer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +26,7 @@ def embed(
     adata: AnnData | Sequence[AnnData],
     model: Literal["closed", "human"] | SmoothedPCA | STImage | STAlign | None = None,
     *,
+    layer: str | None = None,
     mode: EmbeddingMode | None = None,
     tile_size: int | None = None,
     n_genes: int | None = None,
@@ -49,8 +50,7 @@ def embed(
     ----------
     adata
         AnnData after :func:`stimage.pp.compact_grid`, or a list of them. Slides that are given together, in a list or in one
-        AnnData, are described by the same axes, so that their embeddings can be compared. Counts are read from ``X``, or from
-        where :meth:`stimage.models.STImage.setup_anndata` said. For a model that was trained or fitted before, any genes that
+        AnnData, are described by the same axes, so that their embeddings can be compared. For a model that was trained or fitted before, any genes that
         overlap the model's will do: symbols or Ensembl ids, in ``var_names`` or a column of ``var``.
     model
         ``None`` or ``"closed"``: the closed form, fitted here. ``"human"``: the checkpoint that ships with the package, see
@@ -58,6 +58,8 @@ def embed(
         was fitted before, an :class:`stimage.models.STImage` from :func:`stimage.tl.pretrain`, or an aligner, for which
         ``modality``, ``level``, ``image_dir`` and ``cache_dir`` are. The options of windows, ``mode`` to ``adapt_epochs``, are
         for an ``STImage`` alone.
+    layer
+        Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
     mode
         ``"visible"``: the encoder's output at a site that is visible; ``"context"``: at a site that is masked together with a
         random half of the slide, beside codes of recurring surroundings. By default ``"context"``; models of the units
@@ -144,6 +146,7 @@ def embed(
     if output is not None:
         _check_output(output, adata, key_added, copy)
     notes = [notes_of(one) for one in adatas]
+    counted = [with_layer(one, layer) for one in adatas]
     windows = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes}
     windows |= {"batch_size": batch_size, "adapt_epochs": adapt_epochs, "output": output}
     plain = {"batch_size": 32, "adapt_epochs": 0}
@@ -151,14 +154,14 @@ def embed(
     kind = "closed" if model is None or model == "closed" else "human" if model == "human" else type(model).__name__
     if kind == "STAlign":
         _refuse(windows, plain, "windows, and an aligner has none")
-        found = [_embed_aligned(one, model, **aligned) for one in adatas]
+        found = [_embed_aligned(one, model, **aligned) for one in counted]
     elif kind in ("closed", "SmoothedPCA"):
         _refuse(windows, plain, "a trained model of windows, and the closed form has none")
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
-        found = _embed_closed(adatas, None if kind == "closed" else model, seed_of(seed))
+        found = _embed_closed(counted, None if kind == "closed" else model, seed_of(seed))
     else:
         _refuse(aligned, {}, "an aligner of `stimage.tl.align`")
-        found = _embed_windows(adatas, model, **windows, seed=seed_of(seed))
+        found = _embed_windows(counted, model, **windows, seed=seed_of(seed))
     if output is not None:
         return None
     written = [one.copy() for one in adatas] if copy else adatas

@@ -9,7 +9,7 @@ from stimage import _keys, _validate, pretrained
 from stimage._settings import seed_of
 from stimage.models import STImage
 from stimage.models._holes import fill_holes as filled_holes
-from stimage.models._setup import setup_of
+from stimage.models._setup import setup_of, with_layer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,6 +19,7 @@ def fill_holes(
     adata: AnnData,
     model: STImage | None = None,
     *,
+    layer: str | None = None,
     context: int = 8,
     interval: float | None = None,
     seed: int | None = 0,
@@ -36,6 +37,8 @@ def fill_holes(
         AnnData after :func:`stimage.pp.compact_grid`.
     model
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
+    layer
+        Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
     context, interval, seed
         As in :func:`reconstruct_region`.
     key_added
@@ -93,7 +96,8 @@ def fill_holes(
     spatial_key, slide_key = str(grid["spatial_key"]), setup["slide_key"] or str(grid["slide_key"])
     coordinates = _validate.check_spatial(adata, spatial_key)
     model = pretrained.load() if model is None else model
-    slides = filled_holes(model, adata, coordinates, interval=interval, context=context, seed=seed)
+    counted = with_layer(adata, layer)
+    slides = filled_holes(model, counted, coordinates, interval=interval, context=context, seed=seed)
 
     columns = model.vocabulary.match(adata).first_variable
     shared = columns >= 0
@@ -122,5 +126,5 @@ def fill_holes(
         found.layers[_keys.region_lower(key_added)], found.layers[_keys.region_upper(key_added)] = expression[1:]
     found.uns[grid_key] = adata.uns[grid_key]
     params = {"context": context, "interval": interval or 0.0, "seed": seed}
-    found.uns[key_added] = {"params": {**model.provenance(adata), **params}}
+    found.uns[key_added] = {"params": {**model.provenance(counted), **params}}
     return found

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from stimage import _keys, _validate
 from stimage.models import STAlign
-from stimage.models._setup import notes_of
+from stimage.models._prediction_layer import prediction_layer
+from stimage.models._setup import notes_of, setup_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,7 +60,12 @@ def predict_expression(
         With ``copy=True`` the copy. Writes:
 
     ``layers["stimage_predicted"]``
-        log1p of counts per 10,000 (observations x genes), float32; NaN for genes that the aligner does not know.
+        log1p of counts per 10,000 (observations x genes), float32; NaN for genes that the aligner does not know. With more than
+        20 times as many genes as are predicted a sparse CSC matrix: the predicted genes are stored, and NaN for unknown genes that
+        have counts in ``adata``; of a gene that has neither nothing is stored, which reads as 0.
+    ``obsm["stimage_predicted"]``
+        Instead of the layer, where the NaN would take ten times the room of the predictions: a data frame of the predicted
+        genes alone (observations x predicted genes), float32.
     ``uns["stimage"]["stimage_predicted"]``
         Model id, version, parameters, vocabulary hash and gene overlap.
 
@@ -102,10 +109,15 @@ def predict_expression(
     match = aligner.vocabulary.match(adata)
     match.report()
     predicted = aligner.predict_expression(adata, **options, image_dir=image_dir, cache_dir=cache_dir)
-    layer = np.full(adata.shape, np.nan, dtype=np.float32)
-    known = match.gene_of_variable >= 0
-    layer[:, known] = predicted[:, match.gene_of_variable[known]]
     adata = adata.copy() if copy else adata
-    adata.layers[key_added] = layer
+    for place in (adata.layers, adata.obsm):  # of an earlier prediction
+        place.pop(key_added, None)
+    layer = prediction_layer(adata, predicted, match.gene_of_variable, setup_of(adata)["layer"])
+    known = np.flatnonzero(match.gene_of_variable >= 0)
+    if layer is None:
+        values = predicted[:, match.gene_of_variable[known]]
+        adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=adata.var_names[known])
+    else:
+        adata.layers[key_added] = layer
     adata.uns[_keys.STIMAGE] = {**notes, key_added: {**aligner.provenance(adata), **options}}
     return adata if copy else None

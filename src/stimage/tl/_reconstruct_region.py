@@ -8,6 +8,7 @@ import numpy as np
 from stimage import _keys, _validate, pretrained
 from stimage._settings import seed_of
 from stimage.models import STImage
+from stimage.models._setup import with_layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,7 @@ def reconstruct_region(
     adata: AnnData,
     model: STImage | None = None,
     *,
+    layer: str | None = None,
     region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
     size: int | None = None,
     context: int = 8,
@@ -39,6 +41,8 @@ def reconstruct_region(
         AnnData after :func:`stimage.pp.compact_grid`.
     model
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
+    layer
+        Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
     region
         What to hide: a boolean mask, observation names, or a boolean column of ``obs``. Damaged areas too: what was measured
         there is not used. Sites without data are filled in by :func:`stimage.tl.fill_holes`.
@@ -103,19 +107,20 @@ def reconstruct_region(
     _validate.check_key_added(key_added)
     seed = seed_of(seed)
     model = pretrained.load() if model is None else model
-    result = model.reconstruct_region(adata, region=region, size=size, context=context, interval=interval, seed=seed)
+    counted = with_layer(adata, layer)
+    result = model.reconstruct_region(counted, region=region, size=size, context=context, interval=interval, seed=seed)
     adata = adata.copy() if copy else adata
     adata.layers[key_added] = result.expression
     bounds = {_keys.region_lower(key_added): result.lower, _keys.region_upper(key_added): result.upper}
-    for key, layer in bounds.items():
-        if layer is not None:
-            adata.layers[key] = layer
+    for key, bound in bounds.items():
+        if bound is not None:
+            adata.layers[key] = bound
         elif key in adata.layers:  # of an earlier region
             del adata.layers[key]
     adata.obs[_keys.region_masked(key_added)] = result.masked
     summary = result.errors.mean()
     adata.uns[key_added] = {
-        "params": {**model.provenance(adata), **result.params},
+        "params": {**model.provenance(counted), **result.params},
         "errors": result.errors,
         **{name: float(value) for name, value in summary.items()},
     }

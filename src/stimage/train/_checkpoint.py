@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 if TYPE_CHECKING:
     import torch
 
+from stimage._paths import path_of
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT_VERSION = 1
@@ -52,7 +54,7 @@ def save_checkpoint(
     >>> weights["w"], config["genes"]
     (tensor([1., 1.]), ['A', 'B'])
     """
-    directory = Path(directory)
+    directory = path_of(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
         _write_weights(weights, Path(scratch) / WEIGHTS)
@@ -102,7 +104,7 @@ def load_checkpoint(
     Traceback (most recent call last):
     FileNotFoundError: No checkpoint in 'nowhere': it has no config.json.
     """
-    directory = Path(directory)
+    directory = path_of(directory)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"No checkpoint in {str(directory)!r}: it has no {name}.")

@@ -15,6 +15,7 @@ import lightning
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from stimage._paths import path_of
 from stimage.train._processes import is_first_process
 
 STATE = "state.pt"
@@ -71,7 +72,7 @@ class TrainingCheckpoints(lightning.Callback):
     """
 
     def __init__(self, directory: str | os.PathLike[str], options: dict[str, Any], *, every_n_epochs: int = 1) -> None:
-        self.directory = Path(directory)
+        self.directory = path_of(directory)
         self.options = _flat(json.loads(json.dumps(options)))
         self.every_n_epochs = every_n_epochs
 
