@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stimage.models import SmoothedPCA, STAlign, STImage
-    from stimage.models._stalign import Level, Modality
     from stimage.models._site_vectors import EmbeddingMode
+    from stimage.models._stalign import Level, Modality
 
 CHOICES = ("closed", "human")
 
