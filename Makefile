@@ -44,6 +44,7 @@ tutorials: $(VENV)/.docs
 	done
 
 benchmarks: $(VENV)/.test
+	$(BIN)/python benchmarks/scoreboard.py --data $(DATA)
 	$(BIN)/python benchmarks/domains.py train --data $(DATA)
 	$(BIN)/python benchmarks/domains.py score --data $(DATA)
 	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
 from _speed_tables import TABLES as SPEED_TABLES
 from _uses_tables import TABLES as USES_TABLES
@@ -104,16 +105,6 @@ def domains_summary() -> str:
     header = ["embedding", *(f"{column} ({counts[column]} slides)" for column in COLUMNS)]
     order = [method for method in (*BASELINES, *OURS.values()) if method in table]
     return rows(header, [[method, *(table[method].get(column, "–") for column in COLUMNS)] for method in order])
-
-
-def domains_by_slide(column: str) -> str:
-    protocol, head, metric = COLUMNS[column]
-    scores = by_seed(chosen(protocol, head), metric)
-    means = scores.groupby(["slide", "method"]).mean().unstack()
-    shown = [m for m in ("coordinates only", *BASELINES[2:], "stimage") if m in means]
-    body = [[slide, *(number(means.loc[slide, method]) for method in shown)] for slide in means.index]
-    body.append(["mean", *(number(float(means[method].mean())) for method in shown)])
-    return rows(["slide", *shown], body)
 
 
 def units_table() -> str:
@@ -327,9 +318,6 @@ def zero_shot() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "domains summary": domains_summary,
-    "domains leave-slide-out": lambda: domains_by_slide("leave-slide-out accuracy"),
-    "domains block": lambda: domains_by_slide("block accuracy"),
-    "domains unsupervised": lambda: domains_by_slide("unsupervised ARI"),
     "units": units_table,
     "paper protocol": paper_protocol,
     "paper knn": lambda: paper_methods("knn"),
@@ -349,6 +337,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alignment ablations": alignment_ablations,
     "alignment genes only": alignment_genes_only,
     "image encoders": image_encoders,
+    **SCOREBOARD_TABLES,
     **SIMULATION_TABLES,
     **SPEED_TABLES,
     **USES_TABLES,
