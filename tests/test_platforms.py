@@ -237,7 +237,7 @@ def test_shipped_model_refuses_small_panels(shared_data, name):
     adata = read_h5ad(shared_data / name / f"{name}.h5ad")
     sti.pp.compact_grid(adata)
     with assert_unchanged(adata), pytest.raises(ValueError, match="at least 50 are needed.*stimage.tl.pretrain"):
-        sti.tl.embed(adata)
+        sti.tl.embed(adata, "human")
 
 
 # Lattices of other platforms

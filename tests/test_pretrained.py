@@ -112,7 +112,7 @@ def test_shipped_checkpoint(slide):
     assert f"`{model.model_id}`" in card
     assert all(f"| {name} |" in card for name in model.manifest["slides"]["name"])
     with pytest.raises(ValueError, match="0 genes of adata.var_names.*stimage.tl.pretrain"):
-        sti.tl.embed(slide)
+        sti.tl.embed(slide, "human")
 
 
 @has_checkpoint

@@ -72,7 +72,8 @@ def test_the_image_is_seen_where_the_spot_is(stained):
     spared = (x - reach > left) | (y - reach > top)
     assert painted.sum() >= 4
     assert spared.sum() >= 20
-    assert change[painted].min() > 1.5 * change[spared].max()
+    assert np.median(change[painted]) > 2.5 * np.median(change[spared])
+    assert change[painted].min() > np.quantile(change[spared], 0.9)
 
 
 def test_another_resolution_gives_much_the_same(aligner, stained, tmp_path):

@@ -35,6 +35,8 @@ N_POOL_GENES = 2000
 WIDTHS = (1.0, 2.2)
 """Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
 CODE_WIDTH = 1.5
+CODE_WEIGHT = 0.7
+"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they also tell patients apart."""
 ENOUGH_SITES = 20_000
 """Sites on which codes and scales are fitted, in whole slides."""
 
@@ -49,7 +51,7 @@ class SmoothedPCA:
     .. math::
         c_i = \tfrac12 \mathcal G_{1}[A^\top x]_i + \tfrac12 \mathcal G_{2.2}[A^\top x]_i, \qquad
         q_i = \mathcal G_{1.5}\big[\operatorname{codes}(\mathcal G_{1.5}[A^\top x])\big]_i, \qquad
-        z_i = [\, c_i / \sigma_c \;;\; q_i / \sigma_q \,],
+        z_i = [\, c_i / \sigma_c \;;\; 0.7\, q_i / \sigma_q \,],
 
     where codes are principal components of the posteriors of nine Gaussian mixtures, and :math:`\sigma` is the total spread
     of each part over the slides of the fit. Axes, codes and spreads belong to the fit: a new slide is centred by its own mean
@@ -301,7 +303,7 @@ class SmoothedPCA:
         return self._beside(_context(slide, scores), codes)
 
     def _beside(self, context: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return np.hstack([context / self.scales[0], codes / self.scales[1]]).astype(np.float32)
+        return np.hstack([context / self.scales[0], CODE_WEIGHT * codes / self.scales[1]]).astype(np.float32)
 
     def _scores(self, slide: Slide) -> np.ndarray:
         """Principal components of the sites of a slide, centred over those with counts (sites x axes)."""

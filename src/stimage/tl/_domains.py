@@ -155,7 +155,7 @@ def domains(
         adata.obs[name] = pd.Categorical.from_codes(numbers, categories)
     adata.obs[_keys.domain_confidence(key_added)] = confidence(found.vectors, labels)
     params: dict[str, Any] = {"use_rep": use_rep, "method": method, "n_components": n_components, "seed": seed}
-    params |= {"levels": np.array(_numbers(levels), dtype=np.int64), "smooth_neighbors": smooth_neighbors}
+    params |= {"levels": ", ".join(map(str, _numbers(levels))), "smooth_neighbors": smooth_neighbors}
     adata.uns[key_added] = {"params": params, "n_domains": n_found}
     if found.curve is not None:
         adata.uns[key_added]["criterion"] = found.curve
@@ -186,7 +186,8 @@ def _places(adata: AnnData) -> tuple[np.ndarray | None, np.ndarray]:
     for key in (_keys.SPATIAL, _keys.grid_position()):
         if key in adata.obsm:
             positions = np.asarray(adata.obsm[key])
-            if positions.ndim == 2 and positions.shape[1] >= 2 and np.isfinite(positions[:, :2].astype(float)).all():
+            numbers = positions.ndim == 2 and positions.shape[1] >= 2 and np.issubdtype(positions.dtype, np.number)
+            if numbers and np.isfinite(positions[:, :2]).all():
                 return positions[:, :2].astype(np.float64), slides
     return None, slides
 
