@@ -68,13 +68,13 @@ def run(installation: Path, code: str, *arguments: Path) -> subprocess.Completed
 
 EMBED = """
 adata = anndata.read_h5ad(sys.argv[1])
-sti.tl.embed(adata)
+sti.tl.embed(adata, "human")
 sti.tl.reconstruct_region(adata, size=3)
 adata.write_h5ad(sys.argv[2])
 """
 
 
-def test_embed_and_reconstruct_without_a_model_use_it(installation, stand_in, slide, tmp_path):
+def test_embed_and_reconstruct_use_it(installation, stand_in, slide, tmp_path):
     stand_in.save(installation / "stimage" / "pretrained" / "human")
     slide.write_h5ad(tmp_path / "in.h5ad")
     result = run(installation, EMBED, tmp_path / "in.h5ad", tmp_path / "out.h5ad")
