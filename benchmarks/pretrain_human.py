@@ -159,7 +159,7 @@ Written by `python benchmarks/pretrain_human.py --epochs {arguments.epochs} --se
 ## Use and limits
 
 - Human tissue measured with spots on a lattice. The embeddings of a tissue that is not below are extrapolation: compare
-  with a model trained on the slide itself (`stimage.tl.pretrain`) or adapt (`stimage.tl.embed(adata, adapt_epochs=...)`).
+  with the closed form (`stimage.tl.embed(adata)`), or adapt (`stimage.tl.embed(adata, model="human", adapt_epochs=...)`).
 - Slides of other species match by the spelling of gene symbols only, as far as orthologs are called alike.
 - Scores on the slides below, and on other sections of their donors, are not scores on unseen data. The manifest in
   `config.json` names slides and donors; embeddings carry it in `uns["stimage"]`.
