@@ -54,13 +54,13 @@ def read(folder: Path, name: str) -> AnnData:
 def embeddings(adata: AnnData, cache: Path, adapt_epochs: int) -> dict[str, np.ndarray]:
     """Vectors of the shipped checkpoint, of what was trained on the study or adapted to the slide, and of the baselines."""
     name = adata.obs["slide"].iloc[0]
-    found = {"stimage, shipped": sti.tl.embed(adata, copy=True).obsm["X_stimage"]}
+    found = {"stimage, shipped": sti.tl.embed(adata, "human", copy=True).obsm["X_stimage"]}
     stored = sorted(cache.glob("DLPFC.patch.*.npz")) if name.startswith("DLPFC") else []
     for path in stored:
         with np.load(path) as arrays:
             found[f"stimage, trained on the study, seed {path.stem.split('.')[-1]}"] = arrays[name]
     if not stored:
-        adapted = sti.tl.embed(adata, adapt_epochs=adapt_epochs, copy=True)
+        adapted = sti.tl.embed(adata, "human", adapt_epochs=adapt_epochs, copy=True)
         found["stimage, adapted to the slide"] = adapted.obsm["X_stimage"]
     return found | baselines(adata)
 

@@ -314,9 +314,12 @@ class Slide:
 
 
 def slide_coordinates(adata: AnnData, grid_key: str) -> np.ndarray | None:
-    """The coordinates that a grid was built from (observations x 2); ``None`` where there are none."""
+    """The coordinates that a grid was built from (observations x 2); ``None`` where there are none, or no numbers."""
     key = str(adata.uns[grid_key].get("params", {}).get("spatial_key", ""))
-    return np.asarray(adata.obsm[key]) if key in adata.obsm else None
+    if key not in adata.obsm:
+        return None
+    coordinates = np.asarray(adata.obsm[key])
+    return coordinates if np.issubdtype(coordinates.dtype, np.number) else None
 
 
 def _flat_sites(

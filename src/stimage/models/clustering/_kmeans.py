@@ -8,7 +8,6 @@ N_STARTS = 100
 """Enough that the seed does not matter: with ten, two seeds agree to .7 on some slides, with fifty to .85 and more."""
 MOST_WORK = 500_000
 """Starts times observations, above which starts are fewer: large slides have fewer optima that are nearly as good."""
-FEWEST_STARTS = 10
 MOST_OBSERVATIONS = 10_000
 """Observations that centres are fitted on; all are assigned."""
 
@@ -19,7 +18,7 @@ def kmeans(vectors: np.ndarray, n_domains: int, seed: int) -> np.ndarray:
     from sklearn.exceptions import ConvergenceWarning
 
     fitted = sample(vectors, MOST_OBSERVATIONS, seed)
-    n_starts = int(np.clip(MOST_WORK // len(fitted), FEWEST_STARTS, N_STARTS))
+    n_starts = min(MOST_WORK // len(fitted), N_STARTS)
     with warnings.catch_warnings():  # of fewer distinct vectors than domains, which the caller reports
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(n_domains, n_init=n_starts, random_state=seed).fit(fitted).predict(vectors)
