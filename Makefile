@@ -45,6 +45,7 @@ tutorials: $(VENV)/.docs
 
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/scoreboard.py --data $(DATA)
+	$(BIN)/python benchmarks/picture.py --data $(DATA)
 	$(BIN)/python benchmarks/domains.py train --data $(DATA)
 	$(BIN)/python benchmarks/domains.py score --data $(DATA)
 	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)
