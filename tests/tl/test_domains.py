@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from stimage import tl
+from stimage import datasets, pp, tl
 
 
 def blobs(n_blobs=4, *, n_dims=3, distance=20.0, seed=0):
@@ -212,3 +212,15 @@ def test_other_representations():
         adata.obsm[key] = convert(adata.obsm["X_stimage"])
         tl.domains(adata, 3, use_rep=key, key_added=f"{key}_domain")
         assert adjusted_rand_score(truth, adata.obs[f"{key}_domain"]) == 1
+
+
+def test_neighbours_of_slides_that_were_joined_do_not_vote():
+    parts = [datasets.simulate_tissue(n_rows=12, n_cols=12, n_genes=60, seed=seed) for seed in (0, 1)]
+    for part in parts:
+        pp.compact_grid(part)
+        tl.embed(part)
+    joined = anndata.concat(parts, label="part", index_unique="-")
+    with assert_unchanged(joined), pytest.raises(KeyError, match="`smooth_neighbors` needs positions.*slide_key"):
+        tl.domains(joined, 3, smooth_neighbors=6)
+    pp.compact_grid(joined, slide_key="part")
+    tl.domains(joined, 3, smooth_neighbors=6)

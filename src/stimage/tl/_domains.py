@@ -123,7 +123,10 @@ def domains(
             _check_number(adata, name, number)
     positions, slides = _places(adata)
     if smooth_neighbors and positions is None:
-        raise KeyError("`smooth_neighbors` needs positions: there is neither a grid nor adata.obsm['spatial'].")
+        raise KeyError(
+            "`smooth_neighbors` needs positions: there is neither a grid nor adata.obsm['spatial'], or slides were joined "
+            "since: run `stimage.pp.compact_grid`, with `slide_key=` for several slides."
+        )
 
     found = cluster(
         embedding,
@@ -179,6 +182,9 @@ def _check_number(adata: AnnData, parameter: str, number: int) -> None:
 def _places(adata: AnnData) -> tuple[np.ndarray | None, np.ndarray]:
     """Position of each observation, if any are known, and its slide."""
     grid = adata.uns.get(_keys.GRID) if _validate.has_grid(adata, _keys.GRID) else None
+    if grid is None and _keys.grid_row() in adata.obs:
+        # Slides that were joined: the grid that told them apart is lost, and their positions lie on top of each other.
+        return None, np.zeros(adata.n_obs, dtype=np.int64)
     slide_key = "" if grid is None else str(grid["params"]["slide_key"])
     slides = np.zeros(adata.n_obs, dtype=np.int64)
     if slide_key and slide_key in adata.obs:
