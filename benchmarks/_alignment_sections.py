@@ -13,7 +13,7 @@ from scipy import sparse
 
 import stimage as sti
 from stimage.models import PatchSpec
-from stimage.models._alignment_setup import ImageReader, paired_corpus_of
+from stimage.models.alignment._setup import ImageReader, paired_corpus_of
 from stimage.modules import load_image_encoder
 
 

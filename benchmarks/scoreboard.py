@@ -21,8 +21,8 @@ from _studies import STUDIES, read_study, simulated_study
 import stimage as sti
 from stimage.benchmark import evaluate_domains, neighbor_mean, principal_components
 from stimage.data import Corpus, site_positions
-from stimage.models._inference import project
 from stimage.models._setup import corpus_of
+from stimage.models.embedding._inference import project
 
 SIZES = (7, 19, 37)
 FEW = (

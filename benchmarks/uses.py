@@ -30,9 +30,9 @@ import stimage as sti
 from stimage import benchmark
 from stimage.data import Corpus, site_positions
 from stimage.models._annotation import HEADS, label_probabilities
-from stimage.models._intervals import prediction_intervals
-from stimage.models._region import random_block
 from stimage.models._setup import corpus_of
+from stimage.models.regions._intervals import prediction_intervals
+from stimage.models.regions._region import random_block
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -14,9 +14,9 @@ from sphinx.ext import autosummary
 from sphinx.pycode import ModuleAnalyzer
 
 import stimage
-from stimage.models._codes import N_CODES
+from stimage.models.embedding._codes import N_CODES
 from stimage.models._presets import PRESETS
-from stimage.models._readout import MOST_SITES
+from stimage.models.embedding._readout import MOST_SITES
 from stimage.modules import IMAGE_ENCODERS
 
 project = "stimage"

@@ -19,8 +19,8 @@ from slides import random_slide
 
 from stimage.data import Corpus, WindowDataModule
 from stimage.models import STImage
-from stimage.models._fit import fit
 from stimage.train import MaskedTrainingPlan
+from stimage.train._fit import fit
 
 MODELS: dict[str, dict[str, Any]] = {
     "values": {"masking": "site_gene"},

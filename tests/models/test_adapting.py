@@ -9,7 +9,7 @@ from stimage import datasets, pp
 from stimage.data import principal_genes
 from stimage.models import STImage
 from stimage.models._adapting import turn_genes_to
-from stimage.models._inference import project
+from stimage.models.embedding._inference import project
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "windows_per_epoch": 16}
 

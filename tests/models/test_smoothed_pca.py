@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 import stimage as sti
 from stimage.data import site_positions
-from stimage.models._codes import NicheCodes
+from stimage.models.embedding._codes import NicheCodes
 
 
 def slides(n_slides=2, **options):

@@ -9,7 +9,7 @@ from helpers import assert_unchanged
 from scipy import sparse
 
 from stimage import models, pp, tl
-from stimage.models._region import region_errors
+from stimage.models.regions._region import region_errors
 
 
 @pytest.fixture

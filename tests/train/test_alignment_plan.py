@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from stimage.models._fit import fit
 from stimage.modules import AlignerConfig, AlignmentBatch, SpotNicheAligner
 from stimage.train import AlignmentOptimizerConfig, AlignmentPlan
+from stimage.train._fit import fit
 
 N_PAIRS = 32
 SMALL = {"dim": 16, "n_tokens": 2, "n_fused": 12, "n_layers": 1, "n_heads": 2, "dropout": 0.0}

@@ -16,7 +16,7 @@ import torch
 from tiny_training import tiny_corpus, tiny_model, train
 
 from stimage.data import WindowDataModule
-from stimage.models._units import build_module
+from stimage.models.embedding._units import build_module
 from stimage.train import FiniteLoss, LossHistory, MaskedTrainingPlan, TrainingCheckpoints
 
 TESTS = Path(__file__).parents[1]

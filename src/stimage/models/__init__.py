@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from stimage.models._image_features import PatchSpec
-    from stimage.models._region import RegionResult
     from stimage.models._smoothed_pca import SmoothedPCA
     from stimage.models._stalign import STAlign
     from stimage.models._stimage import STImage
+    from stimage.models.alignment._image_features import PatchSpec
+    from stimage.models.regions._region import RegionResult
 
 # What a name needs is loaded when it is first asked for.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "_image_features": ["PatchSpec"],
-        "_region": ["RegionResult"],
+        "alignment._image_features": ["PatchSpec"],
+        "regions._region": ["RegionResult"],
         "_smoothed_pca": ["SmoothedPCA"],
         "_stalign": ["STAlign"],
         "_stimage": ["STImage"],

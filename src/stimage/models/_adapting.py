@@ -10,8 +10,8 @@ import torch
 
 from stimage import _validate
 from stimage.data import Corpus, Slide, principal_genes
-from stimage.models._inference import project
 from stimage.models._setup import manifest_of
+from stimage.models.embedding._inference import project
 from stimage.modules import MaskedAutoencoder, SpotAutoencoder
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from stimage.data._gene_selection import GENE_SELECTIONS
 from stimage.data._masking import MASKINGS
 from stimage.data._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
 from stimage.models._presets import PRESETS
-from stimage.models._site_vectors import EMBEDDING_MODES, EmbeddingMode
+from stimage.models.embedding._site_vectors import EMBEDDING_MODES, EmbeddingMode
 
 Sampling = Literal["cpu", "device"]
 """Where windows are cut for training."""

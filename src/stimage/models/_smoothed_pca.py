@@ -12,7 +12,8 @@ from scipy import sparse
 
 from stimage import _validate
 from stimage.data import Corpus, Slide, Vocabulary, gaussian_mean, principal_genes
-from stimage.models._checked_config import (
+from stimage.models._setup import corpus_of, manifest_of
+from stimage.models.checkpoints._config import (
     MISFITS,
     check_config_size,
     check_unaltered,
@@ -21,8 +22,7 @@ from stimage.models._checked_config import (
     sealed,
     typed,
 )
-from stimage.models._codes import NicheCodes
-from stimage.models._setup import corpus_of, manifest_of
+from stimage.models.embedding._codes import NicheCodes
 from stimage.train import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:

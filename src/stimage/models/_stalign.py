@@ -14,14 +14,14 @@ from stimage import _keys, _validate
 from stimage._paths import path_of
 from stimage.data import PairedSlide, principal_genes
 from stimage.data._alignment_data import in_order
-from stimage.models._alignment_saving import AlignmentSaveMixin
-from stimage.models._alignment_setup import ImageReader, PairedCorpus, has_image, paired_corpus_of
-from stimage.models._alignment_training import AlignmentTrainMixin
-from stimage.models._expression_head import ExpressionHead
-from stimage.models._image_basis import ImageBasis
-from stimage.models._image_features import PatchSpec, default_cache, named_encoder
 from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
+from stimage.models.alignment._expression_head import ExpressionHead
+from stimage.models.alignment._image_basis import ImageBasis
+from stimage.models.alignment._image_features import PatchSpec, default_cache, named_encoder
+from stimage.models.alignment._saving import AlignmentSaveMixin
+from stimage.models.alignment._setup import ImageReader, PairedCorpus, has_image, paired_corpus_of
+from stimage.models.alignment._training import AlignmentTrainMixin
 from stimage.modules import (
     AlignerConfig,
     AlignmentBatch,

@@ -13,15 +13,15 @@ from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
 from stimage.data._units import NeighborWeights, Unit
 from stimage.models._adapting import AdaptMixin
-from stimage.models._embedding import EmbedMixin
 from stimage.models._options import check_model_options, check_unit_options, check_window
 from stimage.models._presets import PRESETS, Preset
-from stimage.models._readout import Readout
-from stimage.models._reconstruction import ReconstructMixin
-from stimage.models._saving import SaveMixin
 from stimage.models._setup import check_setup, corpus_of, manifest_of, notes_of
 from stimage.models._training import TrainMixin
-from stimage.models._units import build_module
+from stimage.models.checkpoints._saving import SaveMixin
+from stimage.models.embedding._embed import EmbedMixin
+from stimage.models.embedding._readout import Readout
+from stimage.models.embedding._units import build_module
+from stimage.models.regions._reconstruction import ReconstructMixin
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,10 +10,10 @@ import torch
 
 from stimage.data import DeviceWindowDataModule, WindowDataModule, site_limits
 from stimage.data._window_checks import window_concerns
-from stimage.models._fit import fit
 from stimage.models._options import Sampling, check_training_options, decisive_options
-from stimage.models._readout import Readout
+from stimage.models.embedding._readout import Readout
 from stimage.train import MaskedTrainingPlan, TrainingCheckpoints, from_first_process, is_first_process
+from stimage.train._fit import fit
 
 
 class TrainMixin:

@@ -143,7 +143,7 @@ def alignment(
     found = []
     if aligner is not None:
         from stimage.data import SlideImage, square_boxes
-        from stimage.models._alignment_setup import library_of
+        from stimage.models.alignment._setup import library_of
 
         library_id = library_of(adata, name, 1)
         image = SlideImage.from_anndata(adata, library_id=library_id, image_dir=image_dir, spatial_key=spatial_key)

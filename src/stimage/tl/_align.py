@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from stimage import _keys, _validate
 from stimage._settings import seed_of
 from stimage.models import PatchSpec, STAlign, STImage
-from stimage.models._alignment_training import check_alignment_options
 from stimage.models._setup import check_setup
+from stimage.models.alignment._training import check_alignment_options
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stimage.models import SmoothedPCA, STAlign, STImage
-    from stimage.models._site_vectors import EmbeddingMode
     from stimage.models._stalign import Level, Modality
+    from stimage.models.embedding._site_vectors import EmbeddingMode
 
 CHOICES = ("closed", "human")
 
@@ -180,7 +180,7 @@ def _refuse(options: dict[str, Any], defaults: dict[str, Any], of: str) -> None:
 
 
 def _check_output(output: str | Path, adata: Any, key_added: str, copy: bool) -> None:
-    from stimage.models._embedding import check_absent
+    from stimage.models.embedding._embed import check_absent
 
     check_absent(output)
     if isinstance(adata, list | tuple):

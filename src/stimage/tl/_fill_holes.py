@@ -8,8 +8,8 @@ import pandas as pd
 from stimage import _keys, _validate, pretrained
 from stimage._settings import seed_of
 from stimage.models import STImage
-from stimage.models._holes import fill_holes as filled_holes
 from stimage.models._setup import setup_of, with_layer
+from stimage.models.regions._holes import fill_holes as filled_holes
 
 if TYPE_CHECKING:
     from anndata import AnnData

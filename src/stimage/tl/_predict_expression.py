@@ -8,8 +8,8 @@ import pandas as pd
 
 from stimage import _keys, _validate
 from stimage.models import STAlign
-from stimage.models._prediction_layer import prediction_layer
 from stimage.models._setup import notes_of, setup_of
+from stimage.models.alignment._prediction_layer import prediction_layer
 
 if TYPE_CHECKING:
     from anndata import AnnData

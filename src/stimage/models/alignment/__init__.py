@@ -1,0 +1,1 @@
+"""What an aligner consists of: slides with images, heads and files."""

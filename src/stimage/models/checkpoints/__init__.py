@@ -1,0 +1,1 @@
+"""Models in files: written, read, checked and shared."""

@@ -1,0 +1,1 @@
+"""Filling in: hidden regions, holes, and bounds of what is predicted."""
