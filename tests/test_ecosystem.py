@@ -253,7 +253,7 @@ def test_progress_follows_scvi(finished, model, scvi_settings, capsys, quiet):
 
 @pytest.mark.parametrize("style", ["tqdm", "rich"])
 def test_progress_bars_have_the_style_of_scvi(scvi_settings, capsys, style):
-    from stimage._progress import progress
+    from stimage._settings import progress
 
     scvi_settings.progress_bar_style = style
     assert list(progress(range(3), "Steps")) == [0, 1, 2]

@@ -10,8 +10,7 @@ from slides import visium
 
 from stimage import pp
 from stimage._counts import other_counts
-from stimage._features import counted_genes, is_gene
-from stimage._measured import absent_genes
+from stimage._features import absent_genes, counted_genes, is_gene
 from stimage.data import Corpus, Slide, Vocabulary
 
 OTHERS = [

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import stimage as sti
-from stimage._caches import give_numba_a_cache, user_cache
-from stimage._paths import path_of
+from stimage._paths import give_numba_a_cache, path_of, user_cache
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_no_home(monkeypatch):
 
 def test_numba_has_a_folder_where_nothing_can_be_written(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setattr("stimage._caches._can_write", lambda folder: False)
+    monkeypatch.setattr("stimage._paths._can_write", lambda folder: False)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     give_numba_a_cache()
     assert Path(os.environ["NUMBA_CACHE_DIR"]).is_dir()

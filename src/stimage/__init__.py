@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stimage._caches import give_numba_a_cache
+from stimage._paths import give_numba_a_cache
 
 if TYPE_CHECKING:
     from . import benchmark, data, datasets, io, models, modules, pl, pp, pretrained, tl, train

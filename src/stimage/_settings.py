@@ -1,6 +1,12 @@
-"""Settings of scvi-tools that stimage keeps to."""
+"""Settings of scvi-tools that stimage keeps to: its seed, and its verbosity for progress bars."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 def seed_of(seed: int | None) -> int:
@@ -10,3 +16,12 @@ def seed_of(seed: int | None) -> int:
     from scvi import settings
 
     return 0 if settings.seed is None else int(settings.seed)
+
+
+def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
+    """Items with a progress bar; without one for a single item, or when ``scvi.settings.verbosity`` is above INFO."""
+    from scvi import settings
+    from scvi.utils import track
+
+    quiet = len(items) < 2 or (settings.verbosity is not None and settings.verbosity > logging.INFO)
+    return track(items, description=description, disable=quiet)

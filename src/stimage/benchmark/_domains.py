@@ -9,7 +9,7 @@ import pandas as pd
 
 from stimage import _validate
 from stimage._labels import text_labels, warn_of_missing_names
-from stimage._progress import progress
+from stimage._settings import progress
 from stimage.benchmark._heads import BATCH_SIZE, LEARNING_RATE, N_NEIGHBORS, knn_head
 from stimage.benchmark._perceptrons import train_perceptrons
 from stimage.benchmark._scores import classification_scores, clustering_scores

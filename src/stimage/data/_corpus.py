@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimage import _keys, _validate
-from stimage._features import genes_with_warning
-from stimage._measured import absent_genes
+from stimage._features import absent_genes, genes_with_warning
 from stimage.data._corpus_report import details_of, report
 from stimage.data._corpus_store import open_slides, verify_corpus, write_corpus
 from stimage.data._corpus_writer import TARGET_SUM

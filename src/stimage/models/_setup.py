@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stimage import _keys, _validate
-from stimage._measured import absent_genes
+from stimage._features import absent_genes
 from stimage._validate import notes_of
 from stimage.data import Corpus, Slide, Vocabulary
 from stimage.data._corpus import read_corpus, slide_observations

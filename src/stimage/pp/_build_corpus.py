@@ -155,7 +155,7 @@ def build(
     check_pool_options(n_genes=n_pool_genes, join=join, min_slides=min_slides)
     check_text("grid_key", reading["grid_key"])
     path = path_of(path)
-    from stimage._progress import progress
+    from stimage._settings import progress
     from stimage.data import Corpus, CorpusWriter
 
     pool = {"n_genes": n_pool_genes, "join": join, "min_slides": min_slides}
@@ -253,7 +253,7 @@ def _gene_pool(
     sources: list[Source], reading: dict[str, Any], left_out: dict[str, str] | None, **pool: Any
 ) -> Vocabulary:
     """Vocabulary of the most variable genes, found with one source in memory at a time."""
-    from stimage._progress import progress
+    from stimage._settings import progress
     from stimage.data import Vocabulary
 
     statistics: list[GeneStatistics] = []

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stimage._features import genes_with_warning
-from stimage._measured import absent_genes
+from stimage._features import absent_genes, genes_with_warning
 from stimage._validate import (
     check_anndata,
     check_choice,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from stimage import _validate
-from stimage._caches import user_cache
-from stimage._progress import progress
+from stimage._paths import user_cache
+from stimage._settings import progress
 from stimage.data import SlideImage, square_boxes
 from stimage.models.checkpoints._weights import tensors_id
 from stimage.modules import ImageEncoder, load_image_encoder

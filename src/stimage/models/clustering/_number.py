@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from stimage._progress import progress
+from stimage._settings import progress
 from stimage.models.clustering._kmeans import sample
 
 FEWEST, MOST = 2, 15

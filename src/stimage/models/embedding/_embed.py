@@ -10,7 +10,7 @@ from scipy import sparse
 
 from stimage import _validate
 from stimage._paths import path_of
-from stimage._progress import progress
+from stimage._settings import progress
 from stimage.data import Corpus, Slide
 from stimage.models._options import embedding_mode
 from stimage.models._setup import library_size_hash
