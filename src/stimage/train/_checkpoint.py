@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 
+from stimage._files import sha256_of, written_whole
+from stimage._paths import path_of
+
 if TYPE_CHECKING:
     import torch
-
-from stimage._paths import path_of
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -56,19 +54,17 @@ def save_checkpoint(
     """
     directory = path_of(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
-        _write_weights(weights, Path(scratch) / WEIGHTS)
+    with written_whole(directory / WEIGHTS, directory / CONFIG) as (weights_file, config_file):
+        _write_weights(weights, weights_file)
         document = {
             "kind": kind,
             "format_version": FORMAT_VERSION,
-            "weights_sha256": _sha256(Path(scratch) / WEIGHTS),
+            "weights_sha256": sha256_of(weights_file),
             **config,
         }
-        (Path(scratch) / CONFIG).write_text(json.dumps(document, indent=1, sort_keys=True))
+        config_file.write_text(json.dumps(document, indent=1, sort_keys=True))
         # safetensors writes files that only their owner can read, whatever the user's settings are.
-        shutil.copymode(Path(scratch) / CONFIG, Path(scratch) / WEIGHTS)
-        os.replace(Path(scratch) / WEIGHTS, directory / WEIGHTS)
-        os.replace(Path(scratch) / CONFIG, directory / CONFIG)
+        shutil.copymode(config_file, weights_file)
 
 
 def load_checkpoint(
@@ -122,7 +118,7 @@ def load_checkpoint(
             f"Checkpoint {str(directory)!r} has format version {config.get('format_version')!r:.50}, this version of "
             f"stimage reads {FORMAT_VERSION}: update stimage."
         )
-    if _sha256(directory / WEIGHTS) != config.get("weights_sha256"):
+    if sha256_of(directory / WEIGHTS) != config.get("weights_sha256"):
         raise ValueError(
             f"Checkpoint {str(directory)!r} is truncated or altered: the checksum of {WEIGHTS} does not match {CONFIG}."
         )
@@ -145,8 +141,3 @@ def _write_weights(weights: dict[str, torch.Tensor] | dict[str, np.ndarray], pat
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

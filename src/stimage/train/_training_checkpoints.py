@@ -15,6 +15,7 @@ import lightning
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from stimage._files import sync_folder, write_durably
 from stimage._paths import path_of
 from stimage.train._processes import is_first_process
 
@@ -235,13 +236,13 @@ class TrainingCheckpoints(lightning.Callback):
         scratch = self.directory / f".writing-{target.name}"
         try:
             scratch.mkdir()
-            _write_durably(scratch / STATE, content)
-            _write_durably(scratch / ABOUT, json.dumps(about, indent=1, sort_keys=True).encode())
-            _bring_to_disk(scratch)
+            write_durably(scratch / STATE, content)
+            write_durably(scratch / ABOUT, json.dumps(about, indent=1, sort_keys=True).encode())
+            sync_folder(scratch)
             # There is one already only where it was damaged.
             shutil.rmtree(target, ignore_errors=True)
             os.replace(scratch, target)
-            _bring_to_disk(self.directory)
+            sync_folder(self.directory)
         except OSError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -262,27 +263,6 @@ class _AlreadyRead(TorchCheckpointIO):
 
 class _DamagedError(Exception):
     """A checkpoint is not whole."""
-
-
-def _write_durably(path: Path, content: bytes | memoryview) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def _bring_to_disk(directory: Path) -> None:
-    """Make the names in a directory outlive a power cut, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from stimage import _validate
+from stimage._files import written_whole
 from stimage._paths import user_cache
 from stimage._settings import progress
 from stimage.data import SlideImage, square_boxes
@@ -190,9 +189,8 @@ def _write(path: Path, features: np.ndarray) -> None:
     content = buffer.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-            (Path(scratch) / path.name).write_bytes(content + hashlib.sha256(content).digest())
-            os.replace(Path(scratch) / path.name, path)
+        with written_whole(path) as (draft,):
+            draft.write_bytes(content + hashlib.sha256(content).digest())
     except OSError as error:
         warnings.warn(
             f"Image features are not kept: {str(path.parent)!r} cannot be written to ({error}); pass another `cache_dir`.",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from stimage import _validate
+from stimage._files import sha256_of, written_whole
 
 MANIFEST = "manifest.json"
 GENE_ENCODER = "gene_encoder"
@@ -22,18 +20,12 @@ _LARGEST = 1 << 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under another name and move it into place."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-        (Path(scratch) / path.name).write_text(text, encoding="utf-8")
-        os.replace(Path(scratch) / path.name, path)
-
-
 def write_manifest(folder: Path, names: Iterable[str]) -> None:
     """Note size and checksum of files of a folder."""
-    files = {name: {"sha256": _sha256(folder / name), "size": (folder / name).stat().st_size} for name in names}
+    files = {name: {"sha256": sha256_of(folder / name), "size": (folder / name).stat().st_size} for name in names}
     content = {"format_version": _FORMAT_VERSION, "files": files}
-    write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
+    with written_whole(folder / MANIFEST) as (draft,):
+        draft.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def listed_files(folder: Path) -> dict[str, tuple[int, str]]:
@@ -78,7 +70,7 @@ def check_files(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"No {name} in {str(folder)!r}, which its {MANIFEST} lists: get the model again.")
-        if path.stat().st_size != size or _sha256(path) != checksum:
+        if path.stat().st_size != size or sha256_of(path) != checksum:
             raise ValueError(
                 f"{name} in {str(folder)!r} is truncated or altered: it is not the file that {MANIFEST} lists. Remove the "
                 "folder and get the model again; if that does not help, its source is damaged."
@@ -103,8 +95,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         raise ValueError("an entry is there twice")
     return entries
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

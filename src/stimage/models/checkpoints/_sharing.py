@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from stimage import _validate
+from stimage._files import written_whole
 from stimage._paths import path_of
 from stimage.models.checkpoints._hub import folder_of
-from stimage.models.checkpoints._manifest import check_files, write_manifest, write_text
+from stimage.models.checkpoints._manifest import check_files, write_manifest
 from stimage.models.checkpoints._model_card import check_card_options, model_card
 from stimage.train import is_first_process
 
@@ -76,9 +77,9 @@ class ShareMixin:
         if (folder / CARD).exists() and not options.get("overwrite"):
             raise FileExistsError(f"{str(folder)!r} has a {CARD} already: pass `overwrite=True` to replace it.")
         self.save(folder, **options)
-        write_text(
-            folder / CARD, model_card(self._as_saved(folder), license=license, tags=tags, description=description)
-        )
+        text = model_card(self._as_saved(folder), license=license, tags=tags, description=description)
+        with written_whole(folder / CARD) as (draft,):
+            draft.write_text(text, encoding="utf-8")
         write_manifest(folder, self._file_names())
 
     @classmethod

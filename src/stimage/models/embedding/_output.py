@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import numpy as np
+
+from stimage._files import lock_file
 
 if TYPE_CHECKING:
     import zarr
@@ -30,21 +31,12 @@ def scratch_folder(output: Path) -> Iterator[Path]:
     """
     folder = output.parent / f".{output.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
-    # The lock goes with the process, however that ends.
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+    lock = lock_file(folder / "lock", f"Another process writes {str(output)!r}: wait for it, or choose another one.")
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"Another process writes {str(output)!r}: wait for it, or choose another one."
-            ) from error
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        yield folder
     finally:
-        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 class ZarrRows:
