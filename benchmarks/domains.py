@@ -31,7 +31,9 @@ def train(slides: list, study: str, cache: Path, unit: str, seed: int, **options
         return
     options = {"window": largest_window(slides, 16), **options}
     start = time.perf_counter()
-    model = sti.tl.pretrain(slides, unit=unit, seed=seed, enable_progress_bar=False, **options)
+    model_kwargs = {"unit": unit, **options.pop("model_kwargs", {})}
+    training = {"enable_progress_bar": False}
+    model = sti.tl.pretrain(slides, seed=seed, model_kwargs=model_kwargs, trainer_kwargs=training, **options)
     training_seconds = time.perf_counter() - start
     arrays = {}
     start = time.perf_counter()
@@ -91,7 +93,7 @@ def main() -> None:
     if arguments.short:
         slides = simulated_study()
         with tempfile.TemporaryDirectory() as cache:
-            options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1}
+            options = {"window": 8, "n_pool_genes": 200, "model_kwargs": {"n_genes": 64}, "max_epochs": 1}
             for unit in UNITS:
                 train(slides, "simulated", Path(cache), unit, 0, **options)
             report = score(slides, "simulated", Path(cache), None, n_repeats=2, n_seeds=1, mlp_epochs=2)

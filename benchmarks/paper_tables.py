@@ -25,8 +25,8 @@ import stimage as sti
 VARIANTS: dict[str, dict] = {
     "window 16, 512 channels, weighted": {},
     **{f"window {window}": {"window": window} for window in (8, 24, 30)},
-    **{f"{n_genes} channels": {"n_genes": n_genes} for n_genes in (128, 256)},
-    **{f"genes: {selection}": {"gene_selection": selection} for selection in ("hvg", "random")},
+    **{f"{n_genes} channels": {"model_kwargs": {"n_genes": n_genes}} for n_genes in (128, 256)},
+    **{f"genes: {selection}": {"model_kwargs": {"gene_selection": selection}} for selection in ("hvg", "random")},
     "published sizes": {"preset": "paper"},
 }
 
@@ -41,13 +41,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     slides = simulated_study() if arguments.short else read_study(arguments.data, "DLPFC")
-    short = {"n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "batch_size": 4, "windows_per_epoch": 4}
+    short = {"window": 8, "n_pool_genes": 200, "max_epochs": 1, "batch_size": 4, "model_kwargs": {"n_genes": 64}}
+    training = {"enable_progress_bar": False, **({"windows_per_epoch": 4} if arguments.short else {})}
     results: dict[str, dict] = {}
     for name in arguments.variants:
         variant = VARIANTS[name]
-        options = {"max_epochs": arguments.epochs, **variant, **(short | {"window": 8} if arguments.short else {})}
+        options = {"max_epochs": arguments.epochs, **variant, **(short if arguments.short else {})}
         start = time.perf_counter()
-        model = sti.tl.pretrain(slides, enable_progress_bar=False, **options)
+        model = sti.tl.pretrain(slides, trainer_kwargs=training, **options)
         seconds = time.perf_counter() - start
         for adata in slides:
             sti.tl.embed(adata, model)

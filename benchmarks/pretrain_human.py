@@ -214,7 +214,8 @@ def main() -> None:
     options = {}
     if arguments.short:
         arguments.epochs, arguments.genes = 1, 200
-        options = {"window": 8, "n_genes": 64, "windows_per_epoch": 16, "batch_size": 8}
+        options = {"window": 8, "batch_size": 8, "model_kwargs": {"n_genes": 64}}
+        options["trainer_kwargs"] = {"windows_per_epoch": 16}
     studies = simulate_slides() if arguments.short else read_slides(arguments.data, arguments.without)
     if arguments.refit_readout:
         refit_readout(arguments.output, studies)

@@ -41,7 +41,7 @@ def main() -> None:
             "distance-weighted mean": lambda hidden=hidden: inverse_distance(slide.expression, positions, hidden),
             "one pass of the model": lambda hidden=hidden: model.reconstruct(slide, hidden, calibrated=False),
             "reconstruct": lambda hidden=hidden: model.reconstruct(slide, hidden),
-            "reconstruct with intervals": lambda hidden=hidden: model.reconstruct_interval(slide, hidden, interval=0.9),
+            "reconstruct with intervals": lambda hidden=hidden: model.reconstruct(slide, hidden, interval=0.9),
         }
         for name, way in ways.items():
             records.append({"side": size, "sites": int(hidden.sum()), "way": name, **timed(way)})

@@ -73,8 +73,8 @@ def main() -> None:
 
     if arguments.short:
         slides = simulated_study()
-        options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1}
-        models = {"stimage": sti.tl.pretrain(slides, enable_progress_bar=False, **options)}
+        options = {"window": 8, "n_pool_genes": 200, "max_epochs": 1, "model_kwargs": {"n_genes": 64}}
+        models = {"stimage": sti.tl.pretrain(slides, trainer_kwargs={"enable_progress_bar": False}, **options)}
         sizes = {"region_sizes": (4,), "window_sizes": (16,), "n_repeats": 2}
     elif arguments.unseen:
         slides = read_slides(arguments.data, (UNSEEN,))

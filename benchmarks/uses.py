@@ -137,7 +137,7 @@ def intervals(model: sti.models.STImage, slide: Slide, sizes: tuple[int, ...], n
         for place in range(n_places):
             hidden = np.zeros(slide.n_sites, dtype=bool)
             hidden[slide.site_of_observation[random_block([slide], size, place)]] = True
-            filled, *bounds = model.reconstruct_interval(slide, hidden, interval=0.9)
+            filled, *bounds = model.reconstruct(slide, hidden, interval=0.9)
             scored = slide.active[hidden]
             truth = slide.expression[np.flatnonzero(hidden)[scored]].toarray()
             visible = slide.expression[slide.active & ~hidden].toarray()
@@ -193,8 +193,8 @@ def main() -> None:
 
     if arguments.short:
         slides = simulated_study()[:1]
-        options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1}
-        model = sti.tl.pretrain(slides, enable_progress_bar=False, **options)
+        options = {"window": 8, "n_pool_genes": 200, "max_epochs": 1, "model_kwargs": {"n_genes": 64}}
+        model = sti.tl.pretrain(slides, trainer_kwargs={"enable_progress_bar": False}, **options)
         sti.tl.embed(slides[0], model)
         table = {"stimage": slides[0].obsm["X_stimage"], **baselines(slides[0])}
         labels = annotation(slides[0], table, 0.2, 1)

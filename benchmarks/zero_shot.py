@@ -29,8 +29,8 @@ def main() -> None:
 
     if arguments.short:
         *slides, other = simulated_study()
-        options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1}
-        model = sti.tl.pretrain(other, enable_progress_bar=False, **options)
+        options = {"window": 8, "n_pool_genes": 200, "max_epochs": 1, "model_kwargs": {"n_genes": 64}}
+        model = sti.tl.pretrain(other, trainer_kwargs={"enable_progress_bar": False}, **options)
         repeats = {"n_repeats": 2, "n_seeds": 1}
     else:
         slides = read_study(arguments.data, arguments.study)

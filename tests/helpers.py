@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+
+from stimage import models, train
 
 
 @contextmanager
@@ -42,3 +46,24 @@ def _same(old: object, new: object) -> None:
         pd.testing.assert_frame_equal(old, new)
     else:
         np.testing.assert_array_equal(old, new)
+
+
+def in_groups(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Options of ``tl.pretrain`` or ``tl.align`` as they take them: those without a parameter of their own in groups."""
+    model, plan = {
+        "pretrain": (models.STImage, train.OptimizerConfig),
+        "align": (models.STAlign, train.AlignmentOptimizerConfig),
+    }[function.__name__]
+    groups = {
+        "model_kwargs": inspect.signature(model).parameters,
+        "plan_kwargs": inspect.signature(plan).parameters,
+        "trainer_kwargs": options,
+    }
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in inspect.signature(function).parameters:
+            found[name] = value
+        else:
+            group = next(group for group, names in groups.items() if name in names)
+            found.setdefault(group, {})[name] = value
+    return found

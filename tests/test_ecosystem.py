@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import assert_unchanged
+from helpers import assert_unchanged, in_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -294,7 +294,10 @@ def test_training_may_have_the_seed_of_scvi(finished, scvi_settings):
     options = {"window": 6, "n_pool_genes": 30, "n_genes": 20, "max_epochs": 1, "windows_per_epoch": 4, "batch_size": 4}
     options |= {"accelerator": "cpu", "enable_progress_bar": False, "spectral_start": False}
     scvi_settings.seed = 5
-    trained = [sti.tl.pretrain(finished.copy(), **options, **seed) for seed in ({"seed": None}, {"seed": 5})]
+    trained = [
+        sti.tl.pretrain(finished.copy(), **in_groups(sti.tl.pretrain, **options), **seed)
+        for seed in ({"seed": None}, {"seed": 5})
+    ]
     assert [model.seed for model in trained] == [5, 5]
     first, second = (model.module.state_dict() for model in trained)
     assert all((first[name] == second[name]).all() for name in first)

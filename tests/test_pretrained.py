@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import in_groups
 
 import stimage as sti
 
@@ -25,7 +26,8 @@ def slide():
 def stand_in(slide):
     """A model in the place of the one that ships."""
     options = {"window": 6, "n_pool_genes": 40, "n_genes": 20, "windows_per_epoch": 8, "batch_size": 4}
-    return sti.tl.pretrain(slide, max_epochs=1, accelerator="cpu", enable_progress_bar=False, **options)
+    options |= {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    return sti.tl.pretrain(slide, **in_groups(sti.tl.pretrain, **options))
 
 
 def test_tissues_whose_genes_are_called_otherwise(shared_data):
@@ -41,7 +43,7 @@ def test_tissues_whose_genes_are_called_otherwise(shared_data):
     vocabulary = sti.data.Vocabulary.from_anndata([heart], pool)
     corpus = sti.data.Corpus.from_anndata(breast, genes=vocabulary)
     options = {"window": 8, "n_genes": 128, "windows_per_epoch": 16, "batch_size": 8, "enable_progress_bar": False}
-    model = sti.tl.pretrain(corpus, max_epochs=3, accelerator="cpu", **options)
+    model = sti.tl.pretrain(corpus, **in_groups(sti.tl.pretrain, max_epochs=3, accelerator="cpu", **options))
     renamed = heart.copy()
     renamed.var_names = heart.var["gene_ids"].astype(str) + ".1"
     del renamed.var["gene_ids"]

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import in_groups
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -42,7 +43,7 @@ def slide_of(n_rows, n_cols, *, n_genes=40, n_counted=40, empty=0.0, seed=0, nam
 def whole_path(adata, *, slide_key=None, mode="visible", **options):
     before = adata.X.copy()
     sti.pp.compact_grid(adata, slide_key=slide_key)
-    model = sti.tl.pretrain(adata, **TINY | options, **QUIET)
+    model = sti.tl.pretrain(adata, **in_groups(sti.tl.pretrain, **TINY | options, **QUIET))
     sti.tl.embed(adata, model, mode=mode)
     sti.tl.domains(adata, 2, method="kmeans")
     sti.tl.reconstruct_region(adata, model, size=2)
@@ -84,8 +85,8 @@ def test_two_genes_are_enough_and_one_is_not():
     sti.pp.compact_grid(adata)
     one = adata[:, :1].copy()
     with pytest.raises(ValueError, match="`adata` has 1 genes, at least 2 are needed"):
-        sti.tl.pretrain(one, **TINY, **QUIET)
-    model = sti.tl.pretrain(adata, **TINY, **QUIET)
+        sti.tl.pretrain(one, **in_groups(sti.tl.pretrain, **TINY, **QUIET))
+    model = sti.tl.pretrain(adata, **in_groups(sti.tl.pretrain, **TINY, **QUIET))
     sti.tl.embed(adata, model, mode="visible")
     assert np.isfinite(adata.obsm["X_stimage"]).all()
 

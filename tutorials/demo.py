@@ -77,7 +77,7 @@ def main() -> None:
 
     print("\nTraining on the slide, for what needs a model: regions that are hidden or were lost")
     start = time.perf_counter()
-    model = sti.tl.pretrain(adata, seed=0, enable_progress_bar=False)
+    model = sti.tl.pretrain(adata, seed=0, trainer_kwargs={"enable_progress_bar": False})
     print(f"Trained in {time.perf_counter() - start:.0f} s")
     sti.pl.training(model, save=OUTPUT / "training.png")
     sti.pl.windows(model, save=OUTPUT / "windows.png")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import Parameter, signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,29 @@ def check_choice(parameter: str, value: object, options: Iterable[str]) -> None:
     options = list(options)
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"`{parameter}` must be one of {listing(options, len(options))}, found {value!r}.")
+
+
+def check_keys(parameter: str, options: object, known: Iterable[str]) -> dict[str, Any]:
+    """Return a group of options as a dict, empty for ``None``; raise ``TypeError`` for a key that is not known."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"`{parameter}` must be a dict of options, found {type(options).__name__}.")
+    known = list(dict.fromkeys(known))
+    for name in options:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else "."
+            raise TypeError(
+                f"`{parameter}` has no option {str(name)[:80]!r}{meant} It takes {listing(known, len(known))}."
+            )
+    return dict(options)
+
+
+def keyword_names(function: Any) -> list[str]:
+    """Names of the arguments that a function or method takes by name."""
+    kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return [name for name, one in signature(function).parameters.items() if one.kind in kinds and name != "self"]
 
 
 def check_text(parameter: str, value: object) -> None:
@@ -319,6 +344,12 @@ def check_range(parameter: str, value: object, low: float, high: float) -> None:
         raise ValueError(f"`{parameter}` must be between {low} and {high}, found {value}.")
 
 
+def check_share(parameter: str, value: object) -> None:
+    """Raise unless ``value`` is a number between 0 and 1; 0 is allowed."""
+    if isinstance(value, bool) or value != 0:
+        check_range(parameter, value, 0, 1)
+
+
 def check_model(model: object, kind: type) -> None:
     """Raise ``TypeError`` unless ``model`` is of a kind."""
     if not isinstance(model, kind):
@@ -334,7 +365,7 @@ def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
     if use_rep not in adata.obsm:
         raise KeyError(
             f"`use_rep`={use_rep!r} is not in adata.obsm; available: {listing(adata.obsm.keys(), 30)}. Run "
-            "`stimage.tl.embed(adata, model)` first."
+            "`stimage.tl.embed(adata)` first."
         )
     try:
         vectors = adata.obsm[use_rep]

@@ -4,7 +4,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import assert_unchanged
+from helpers import assert_unchanged, in_groups
 
 from stimage import datasets, pp, tl
 from stimage.benchmark import Report, compare, evaluate_domains
@@ -44,7 +44,8 @@ def model(simulated):
 
 
 def train(adata, **options):
-    return tl.pretrain(adata, accelerator="cpu", enable_progress_bar=False, log_every_n_steps=1, **SMALL, **options)
+    options |= {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, **SMALL}
+    return tl.pretrain(adata, **in_groups(tl.pretrain, **options))
 
 
 def embed(adatas, model):

@@ -6,6 +6,7 @@ import lightning
 import numpy as np
 import pytest
 from anndata import read_h5ad
+from helpers import in_groups
 from slides import random_slide
 
 from stimage import data, datasets, models, pp, tl
@@ -112,7 +113,8 @@ def test_training_says_so_once_before_it_starts():
     larger = datasets.simulate_tissue(n_rows=14, n_cols=14, n_genes=40, seed=0)
     pp.compact_grid(larger)
     with no_concern():
-        tl.pretrain(larger, max_epochs=1, windows_per_epoch=4, batch_size=2, enable_progress_bar=False, **options)
+        training = {"max_epochs": 1, "windows_per_epoch": 4, "batch_size": 2, "enable_progress_bar": False}
+        tl.pretrain(larger, **in_groups(tl.pretrain, **training, **options))
     # Units without windows have no places.
     with no_concern():
         spots = models.STImage(adata, unit="spot", **options)

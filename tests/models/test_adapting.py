@@ -61,8 +61,8 @@ def test_genes_that_are_not_measured_keep_their_embeddings(trained, other):
 
 
 def test_adaptation_fits_the_slide_better(trained, other):
-    before = trained.adapt(other, 1, learning_rate=1e-12, **QUICK).history["train_loss"].iloc[-1, 0]
-    after = trained.adapt(other, 20, learning_rate=1e-3, **QUICK).history["train_loss"].iloc[-1, 0]
+    before = trained.adapt(other, 1, plan_kwargs={"learning_rate": 1e-12}, **QUICK).history["train_loss"].iloc[-1, 0]
+    after = trained.adapt(other, 20, plan_kwargs={"learning_rate": 1e-3}, **QUICK).history["train_loss"].iloc[-1, 0]
     assert after < before
 
 

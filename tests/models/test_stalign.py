@@ -22,7 +22,7 @@ def sections():
 
 
 GENES = [f"GENE{number:05}" for number in range(1, 101)]
-LEARNING = {"genes": GENES, "training": {"max_epochs": 10, "batch_size": 64, "learning_rate": 5e-4}}
+LEARNING = {"genes": GENES, "training": {"max_epochs": 10, "batch_size": 64, "plan_kwargs": {"learning_rate": 5e-4}}}
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,12 @@ def test_other_gene_selections(tissue, fit, gene_selection):
 
 def test_early_stopping_watches_a_block_of_the_slide(tissue, fit):
     # A learning rate this large makes the validation loss rise.
-    training = {"max_epochs": 40, "windows_per_epoch": 16, "early_stopping": True, "learning_rate": 0.05}
+    training = {
+        "max_epochs": 40,
+        "windows_per_epoch": 16,
+        "early_stopping": True,
+        "plan_kwargs": {"learning_rate": 0.05},
+    }
     model = fit(tissue, window=4, training={**training, "early_stopping_patience": 2})
     loss = model.history["validation_loss"].iloc[:, 0]
     assert 3 <= len(loss) < 40

@@ -279,7 +279,7 @@ def test_configuration_survives_json():
         ({"weights": (1, 1)}, "`weights`"),
         ({"spot_genes": "counts"}, "`spot_genes`"),
         ({"n_heads": 3}, "`n_heads`=3"),
-        ({"n_fused": 9}, "`dim_out` must be even"),
+        ({"n_fused": 9}, "`n_fused` must be even"),
         ({"temperature": 3.0}, "between 0.01 and 1"),
     ],
 )

@@ -282,10 +282,10 @@ def after_prediction(adata, tmp_path, **options):
         adata,
         genes=adata.var_names[:200],
         image_encoder=tiny_encoder(),
-        config=TINY,
         max_epochs=1,
-        **QUIET,
-        **options,
+        image_dir=options.get("image_dir"),
+        model_kwargs={"config": TINY, "cache_dir": tmp_path},
+        trainer_kwargs=QUIET,
     )
     sti.tl.predict_expression(adata, aligner, **options)
     figure = sti.pl.alignment(adata, aligner=aligner, queries=adata.obs_names[[3, 90]], n_neighbors=3, **options)

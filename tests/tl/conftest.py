@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anndata import AnnData
+from helpers import in_groups
 from stained import aligner_of, prepared, stained_tissue
 
 from stimage import datasets, pp, tl
@@ -26,7 +27,7 @@ def pretrain() -> Callable[..., STImage]:
     """Pretrain for a moment."""
 
     def pretrain(adatas: Any, **options: Any) -> STImage:
-        return tl.pretrain(adatas, **{**SIZES, **QUIET, **options})
+        return tl.pretrain(adatas, **in_groups(tl.pretrain, **{**SIZES, **QUIET, **options}))
 
     return pretrain
 

@@ -6,7 +6,7 @@ import lightning
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import assert_unchanged
+from helpers import assert_unchanged, in_groups
 from stained import QUIET, TINY, aligner_of, prepared, stained_tissue, tiny_encoder
 
 from stimage import tl
@@ -16,7 +16,8 @@ SHORT = {"n_pool_genes": 40, "config": TINY, "max_epochs": 2, "batch_size": 32, 
 
 
 def align(adatas, **options):
-    return tl.align(adatas, **{"image_encoder": tiny_encoder(), **SHORT, **options})
+    options = {"image_encoder": tiny_encoder(), **SHORT, **options}
+    return tl.align(adatas, **in_groups(tl.align, **options))
 
 
 def test_what_is_written(stained):
@@ -41,8 +42,9 @@ def test_options_reach_the_model(stained):
         "spectral_start": False,
         "seed": 3,
     }
-    training = {"max_epochs": 3, "batch_size": 16, "negatives": "batch", "learning_rate": 2e-3}
-    found = align(stained, **options, **training)
+    training = {"max_epochs": 3, "batch_size": 16, "negatives": "batch"}
+    found = align(stained, **options, **training, learning_rate=2e-3)
+    training["plan_kwargs"] = {"learning_rate": 2e-3}
     expected = aligner_of(stained, **options, training=training)
     assert found.model_id == expected.model_id
     assert found.genes.tolist() == options["genes"]
@@ -84,10 +86,32 @@ def test_defaults_are_those_of_the_model():
     found = inspect.signature(tl.align).parameters
     models = [inspect.signature(part).parameters for part in (STAlign, STAlign.train, STAlign.setup_anndata)]
     names = set().union(*models) - {"self", "data", "adata"}
-    assert names == set(found) - {"adatas"}
+    assert set(found) - {"adatas", "model_kwargs"} <= names
     for parameters in models:
-        for name in parameters.keys() - {"self", "data", "adata", "trainer_kwargs"}:
+        for name in parameters.keys() & found.keys() - {"trainer_kwargs"}:
             assert found[name].default == parameters[name].default, name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"model_kwargs": {"nichess": False}},
+            "`model_kwargs` has no option 'nichess'; did you mean 'niches'.*'patches'",
+        ),
+        ({"model_kwargs": {"genes": None}}, "`model_kwargs` holds 'genes', which is a parameter of its own"),
+        ({"model_kwargs": ["niches"]}, "`model_kwargs` must be a dict of options, found list"),
+        ({"plan_kwargs": {"lr": 1e-3}}, "`plan_kwargs` has no option 'lr'. It takes 'learning_rate'"),
+        (
+            {"trainer_kwargs": {"negative": "batch"}},
+            "`trainer_kwargs` has no option 'negative'; did you mean 'negatives'",
+        ),
+        ({"trainer_kwargs": {"acelerator": "cpu"}}, "`trainer_kwargs`.*did you mean 'accelerator'"),
+    ],
+)
+def test_misspelt_options(stained, options, message):
+    with assert_unchanged(stained), pytest.raises(TypeError, match=message):
+        tl.align(stained, image_encoder=None, **options)
 
 
 def test_counts_in_a_layer_slides_and_donors(stained_pair):

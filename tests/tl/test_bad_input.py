@@ -373,7 +373,7 @@ def test_no_gene_in_common_with_the_model(slide, model, call, verb):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"model": 1}, TypeError, ["`model` must be a stimage.models.STImage", "int", "pretrain"]),
+        ({"model": 1}, TypeError, ["`model` must be None, 'closed', 'human' or a model", "int", "pretrain"]),
         ({"model": "checkpoint"}, ValueError, ["`model` must be one of 'closed', 'human'", "found 'checkpoint'"]),
         ({"mode": "hidden"}, ValueError, ["`mode` must be one of", "'context'", "found 'hidden'"]),
         ({"tile_size": 0}, ValueError, ["`tile_size` must be at least 2", "found 0"]),

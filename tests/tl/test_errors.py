@@ -8,7 +8,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from helpers import assert_unchanged
+from helpers import assert_unchanged, in_groups
 from scipy import sparse
 from stained import QUIET, TINY, tiny_encoder
 
@@ -48,14 +48,14 @@ def calls(model, aligner, tmp_path_factory):
         "build_corpus": build_corpus,
         "aggregate_sites": pp.aggregate_sites,
         "select_genes": lambda adata: pp.select_genes(adata, n_genes=20),
-        "pretrain": lambda adata: tl.pretrain(adata, **SIZES, **QUIET),
+        "pretrain": lambda adata: tl.pretrain(adata, **in_groups(tl.pretrain, **SIZES, **QUIET)),
         "embed": lambda adata: tl.embed(adata, model, mode="visible"),
         "embed aligned": lambda adata: tl.embed(adata, aligner),
         "reconstruct_region": lambda adata: tl.reconstruct_region(adata, model, size=2),
         "fill_holes": lambda adata: tl.fill_holes(adata, model),
         "domains": lambda adata: tl.domains(adata, 2, method="kmeans"),
         "annotate": lambda adata: tl.annotate(adata, "known", head="knn"),
-        "align": lambda adata: tl.align(adata, **options),
+        "align": lambda adata: tl.align(adata, **in_groups(tl.align, **options)),
         "predict_expression": lambda adata: tl.predict_expression(adata, aligner),
         "pl.domains": pl.domains,
         "pl.niches": pl.niches,
@@ -395,4 +395,4 @@ def test_slides_without_a_gene_in_common(complete, calls, name):
 
 def test_windows_that_are_larger_than_the_slide(complete):
     with assert_unchanged(complete), pytest.raises(ValueError, match="`window`=9 is larger than every slide.*7 x 8"):
-        tl.pretrain(complete, **{**SIZES, "window": 9}, **QUIET)
+        tl.pretrain(complete, **in_groups(tl.pretrain, **{**SIZES, "window": 9}, **QUIET))

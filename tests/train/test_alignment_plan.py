@@ -40,15 +40,12 @@ def batches(batch, n_batches, batch_size, by_name=False):
 
 
 class Data(lightning.LightningDataModule):
-    def __init__(self, batch, *, n_batches, batch_size=16, validate=False, by_name=False):
+    def __init__(self, batch, *, n_batches, batch_size=16, by_name=False):
         super().__init__()
-        self.sizes, self.validate = (batch, n_batches, batch_size, by_name), validate
+        self.sizes = (batch, n_batches, batch_size, by_name)
 
     def train_dataloader(self):
         return batches(*self.sizes)
-
-    def val_dataloader(self):
-        return batches(*self.sizes) if self.validate else []
 
 
 class RecordingPlan(AlignmentPlan):
@@ -107,25 +104,23 @@ def test_weight_decay_is_for_matrices(module):
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_losses_and_number_of_spots_are_logged(module, by_name):
-    plan = AlignmentPlan(module, AlignmentOptimizerConfig(learning_rate=0.0), n_steps=6)
+    plan = AlignmentPlan(module, AlignmentOptimizerConfig(learning_rate=1e-30), n_steps=6)
     history, n_spots = fit(
         plan,
-        Data(pairs(), n_batches=2, validate=True, by_name=by_name),
+        Data(pairs(), n_batches=2, by_name=by_name),
         max_epochs=3,
-        check_val_every_n_epoch=1,
+        check_val_every_n_epoch=None,
         log_every_n_steps=1,
         **OPTIONS,
     )
     terms = ("loss", "spot_loss", "niche_loss", "cross_loss")
-    assert set(history) == {f"{stage}_{term}" for stage in ("train", "validation") for term in terms}
+    assert set(history) == {f"train_{term}" for term in terms}
     assert n_spots == 3 * N_PAIRS
-    # Nothing was learned, so that both are the mean over the two halves.
-    module.eval()
+    # Nothing was learned, so that each is the mean over the two halves.
     losses = [module.loss(batch) for batch in batches(pairs(), 2, 16)]
     for term in terms:
         expected = np.mean([half[term].item() for half in losses])
-        for stage in ("train", "validation"):
-            np.testing.assert_allclose(history[f"{stage}_{term}"].to_numpy().ravel(), expected, rtol=1e-5)
+        np.testing.assert_allclose(history[f"train_{term}"].to_numpy().ravel(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("genes_only", [False, True])

@@ -97,7 +97,12 @@ def test_workers_change_nothing(whole):
 
 def test_early_stopping_goes_on_and_stays_stopped(tmp_path):
     # A learning rate this large makes the validation loss rise.
-    options = {"max_epochs": 30, "early_stopping": True, "early_stopping_patience": 3, "learning_rate": 0.05}
+    options = {
+        "max_epochs": 30,
+        "early_stopping": True,
+        "early_stopping_patience": 3,
+        "plan_kwargs": {"learning_rate": 0.05},
+    }
     whole = train(tiny_model(), **options)
     n_epochs = len(whole.history["train_loss"])
     assert 4 < n_epochs < 30
@@ -182,7 +187,7 @@ def other_slides():
         (tiny_model, {"batch_size": 6}, "`batch_size` was 5 and is 6"),
         (tiny_model, {"windows_per_epoch": 14}, "`windows_per_epoch` was 13 and is 14"),
         (tiny_model, {"max_epochs": 9}, "`max_epochs` was 2 and is 9"),
-        (tiny_model, {"learning_rate": 0.01}, "`optimizer.learning_rate` was 0.001 and is 0.01"),
+        (tiny_model, {"plan_kwargs": {"learning_rate": 0.01}}, "`optimizer.learning_rate` was 0.001 and is 0.01"),
         (tiny_model, {"precision": "bf16-mixed"}, "`precision` was '32-true' and is 'bf16-mixed'"),
         (lambda: tiny_model(seed=3), {}, "`seed` was 0 and is 3"),
         (lambda: tiny_model(window=5), {}, "`spec.window` was 6 and is 5"),

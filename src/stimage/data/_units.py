@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from stimage import _validate
 from stimage.data._macro_domains import macro_domains
 from stimage.data._neighbors import NearestSites
 from stimage.data._slide import Slide
@@ -43,6 +44,12 @@ class SampleUnit:
     n_neighbors: int = 16
     neighbor_weights: NeighborWeights = "learned"
     n_macro_domains: int = 8
+
+    def __post_init__(self) -> None:
+        _validate.check_choice("unit", self.name, UNITS)
+        _validate.check_choice("neighbor_weights", self.neighbor_weights, NEIGHBOR_WEIGHTS)
+        _validate.check_positive("n_neighbors", self.n_neighbors)
+        _validate.check_positive("n_macro_domains", self.n_macro_domains)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ class Vocabulary:
             raise ValueError(
                 f"{best.n_genes} genes of adata.var_names (e.g. {_validate.listing(adata.var_names, 3)}) are among the "
                 f"{len(self)} of the vocabulary (e.g. {_validate.listing(self.genes, 3)}); at least {needed} are "
-                f"needed. {hint}For another organism or panel, train a model with `stimage.tl.pretrain(adata)`."
+                f"needed. {hint}For another organism or panel, the closed form `stimage.tl.embed(adata)` needs no shared genes, and "
+                "`stimage.tl.pretrain(adata)` trains a model."
             )
         return best
 

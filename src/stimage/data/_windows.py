@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stimage.data._gene_selection import GeneSelection, select_window_genes
+from stimage import _validate
+from stimage.data._gene_selection import GENE_SELECTIONS, GeneSelection, select_window_genes
 from stimage.data._kernels import gene_variances, read_genes, row_arrays
-from stimage.data._masking import Masking, draw_hidden_sites
+from stimage.data._masking import MASKINGS, Masking, draw_hidden_sites
 from stimage.data._slide import Slide, site_positions
 
 
@@ -31,6 +32,11 @@ class WindowSpec:
         Smallest share of a window's sites that must have data. On a slide where no window has as much, the fullest ones are
         taken, and training warns.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a value is of another kind or out of range.
+
     Examples
     --------
     >>> from stimage.data import WindowSpec
@@ -44,6 +50,15 @@ class WindowSpec:
     masking: Masking = "site"
     mask_ratio: float = 0.3
     min_occupancy: float = 0.25
+
+    def __post_init__(self) -> None:
+        _validate.check_positive("window", self.window, smallest=2)
+        _validate.check_positive("n_genes", self.n_genes)
+        _validate.check_choice("gene_selection", self.gene_selection, GENE_SELECTIONS)
+        _validate.check_choice("masking", self.masking, MASKINGS)
+        _validate.check_range("mask_ratio", self.mask_ratio, 0, 1)
+        if self.min_occupancy != 1:
+            _validate.check_share("min_occupancy", self.min_occupancy)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from stimage.models._options import TrainingOptions
     from stimage.models._smoothed_pca import SmoothedPCA
     from stimage.models._stalign import STAlign
     from stimage.models._stimage import STImage
@@ -16,9 +17,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "alignment._image_features": ["PatchSpec"],
-        "regions._region": ["RegionResult"],
+        "_options": ["TrainingOptions"],
         "_smoothed_pca": ["SmoothedPCA"],
         "_stalign": ["STAlign"],
         "_stimage": ["STImage"],
+        "regions._region": ["RegionResult"],
     },
 )

@@ -1,19 +1,22 @@
-"""Checks of the options of models, before any work starts."""
+"""Options of models, checked before any work starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal, get_args
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from stimage import _validate
 from stimage._paths import path_of
-from stimage.data import Slide
-from stimage.data._gene_selection import GENE_SELECTIONS
-from stimage.data._masking import MASKINGS
-from stimage.data._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
-from stimage.models._presets import PRESETS
-from stimage.models.embedding._site_vectors import EMBEDDING_MODES, EmbeddingMode
+from stimage.data import SampleUnit, Slide, WindowSpec
+from stimage.data._gene_selection import GeneSelection
+from stimage.data._masking import Masking
+from stimage.data._units import NeighborWeights, Unit
+from stimage.models._presets import PRESETS, Preset
 
+Config = TypeVar("Config")
 Sampling = Literal["cpu", "device"]
 """Where windows are cut for training."""
 
@@ -36,48 +39,56 @@ DECISIVE = (
 """Arguments of the trainer that decide what is learned."""
 
 
-def check_model_options(
+def training_sample(
     *,
-    preset: Any,
-    gene_selection: Any,
-    masking: Any,
-    mask_ratio: Any,
-    window: Any,
-    n_genes: Any,
-    n_pool_genes: Any,
-    seed: Any,
-) -> None:
-    """Raise ``ValueError`` or ``TypeError`` for options that :class:`stimage.models.STImage` cannot be built with."""
+    preset: Preset = "default",
+    unit: Unit = "patch",
+    n_neighbors: int = 16,
+    neighbor_weights: NeighborWeights = "learned",
+    n_macro_domains: int = 8,
+    window: int = 16,
+    n_genes: int = 512,
+    gene_selection: GeneSelection = "weighted",
+    masking: Masking | None = None,
+    mask_ratio: float | None = None,
+) -> tuple[WindowSpec, SampleUnit]:
+    """What a model is trained on: what the preset says where nothing else is chosen.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is none, or they do not go together.
+    """
     _validate.check_choice("preset", preset, PRESETS)
-    _validate.check_choice("gene_selection", gene_selection, GENE_SELECTIONS)
-    if masking is not None:
-        _validate.check_choice("masking", masking, MASKINGS)
-    if mask_ratio is not None:
-        _validate.check_range("mask_ratio", mask_ratio, 0, 1)
-    _validate.check_positive("window", window, smallest=2)
-    _validate.check_positive("n_genes", n_genes)
-    _validate.check_positive("n_pool_genes", n_pool_genes)
-    _validate.check_seed(seed)
+    _validate.check_choice("unit", unit, get_args(Unit))
+    sample_unit = SampleUnit(unit, n_neighbors, neighbor_weights, n_macro_domains)
+    chosen = PRESETS[preset]
+    if masking is None:
+        masking = chosen.masking if unit == "patch" else "site_gene"
+    mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
+    spec = WindowSpec(window, n_genes, gene_selection, masking, mask_ratio)
+    check_sample(spec, sample_unit)
+    return spec, sample_unit
 
 
-def check_unit_options(
-    *, unit: Any, masking: Any, window: Any, n_neighbors: Any, neighbor_weights: Any, n_macro_domains: Any
-) -> None:
-    """Raise ``ValueError`` or ``TypeError`` for a sample unit that a model cannot be built with."""
-    _validate.check_choice("unit", unit, UNITS)
-    _validate.check_choice("neighbor_weights", neighbor_weights, NEIGHBOR_WEIGHTS)
-    _validate.check_positive("n_neighbors", n_neighbors)
-    _validate.check_positive("n_macro_domains", n_macro_domains)
-    if unit != "patch" and masking not in (None, "site_gene"):
+def check_sample(spec: WindowSpec, unit: SampleUnit) -> None:
+    """Raise ``ValueError`` unless a sample unit goes with how windows are cut."""
+    if unit.name != "patch" and spec.masking != "site_gene":
         raise ValueError(
-            f"`masking`={masking!r} hides sites of a window, `unit`={unit!r} hides single values of a spot: leave `masking` "
-            "out, or pass `unit='patch'`."
+            f"`masking`={spec.masking!r} hides sites of a window, `unit`={unit.name!r} hides single values of a spot: leave "
+            "`masking` out, or pass `unit='patch'`."
         )
-    if unit == "neighborhood" and 1 + n_neighbors > window**2:
+    if unit.name == "neighborhood" and 1 + unit.n_neighbors > spec.window**2:
         raise ValueError(
-            f"A spot and its `n_neighbors`={n_neighbors} neighbours are more than the {window**2} tokens of a sample "
-            f"(`window`={window}): pass fewer neighbours or a larger window."
+            f"A spot and its `n_neighbors`={unit.n_neighbors} neighbours are more than the {spec.window**2} tokens of a "
+            f"sample (`window`={spec.window}): pass fewer neighbours or a larger window."
         )
+
+
+def check_hides_sites(spec: WindowSpec, what: str, advice: str) -> None:
+    """Raise ``ValueError`` for what hides whole sites, of a model that only saw single values hidden."""
+    if spec.masking == "site_gene":
+        raise ValueError(f"{what} hides sites, which a model trained with `masking='site_gene'` never saw: {advice}.")
 
 
 def check_window(window: int, slides: Iterable[Slide]) -> None:
@@ -90,82 +101,180 @@ def check_window(window: int, slides: Iterable[Slide]) -> None:
         )
 
 
-def embedding_mode(mode: Any, unit: SampleUnit, *, tile_size: Any = None) -> EmbeddingMode:
-    """The mode that was asked for, or the default of the unit; raise ``ValueError`` unless the unit has it."""
-    if mode is not None:
-        _validate.check_choice("mode", mode, EMBEDDING_MODES)
-    if unit.name == "patch":
-        return "context" if mode is None else mode
-    if mode not in (None, "visible"):
-        raise ValueError(
-            f"`mode`={mode!r} hides sites, which a model of `unit`={unit.name!r} never saw: leave `mode` out, or pass "
-            "`mode='visible'`."
-        )
-    if tile_size is not None:
-        raise ValueError(
-            f"`tile_size`={tile_size!r} is for windows, which `unit`={unit.name!r} has none of: leave it out."
-        )
-    return "visible"
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a masked autoencoder is trained: options of :meth:`stimage.models.STImage.train`.
 
+    Parameters
+    ----------
+    max_epochs
+        Number of epochs.
+    batch_size
+        Windows in a batch, of all devices together.
+    windows_per_epoch
+        Windows in an epoch. By default so many that each site is in about eight of them, at least two batches.
+    validation_size
+        Share held out for validation, spatially separate: whole slides when there are five or more, else a block of each
+        slide with a buffer of a window's width around it that training does not use either. By default 0, and 0.1 with
+        early stopping.
+    early_stopping
+        Stop when the validation loss no longer falls.
+    accelerator, devices
+        Where to train, as in Lightning; ``"auto"`` is one device, and with torchrun or srun those that they started.
+    precision
+        ``"32-true"``, or ``"bf16-mixed"``: matrix products with 16 bits, for GPUs that are fast at it.
+    accumulate_grad_batches
+        Batches in a step of the optimiser, whose gradient is that of one batch of their joint size.
+    sampling
+        Where windows are cut: ``"cpu"``, or ``"device"``, where the model is trained and the expression of all slides is then
+        kept, in half precision. Faster on a GPU. The windows are others for a seed, of the same distribution.
+    num_workers
+        Processes that prepare windows ahead on the CPU. Results do not depend on it.
+    checkpoint_dir
+        Folder for checkpoints. The same call resumes from the last one after an interruption, and ends as if it had never
+        stopped; checkpoints of another training are refused. See the guide to clusters.
+    checkpoint_every_n_epochs
+        Epochs between checkpoints; the last epoch always has one.
+    trainer_kwargs
+        Arguments of :class:`scvi.train.Trainer`, e.g. ``strategy="ddp"`` and ``num_nodes``.
 
-def check_training_options(
-    *,
-    max_epochs: Any,
-    batch_size: Any,
-    windows_per_epoch: Any,
-    learning_rate: Any,
-    validation_size: Any,
-    early_stopping: Any,
-    precision: Any,
-    accumulate_grad_batches: Any,
-    sampling: Any,
-    unit: SampleUnit,
-    num_workers: Any,
-    checkpoint_dir: Any,
-    checkpoint_every_n_epochs: Any,
-) -> None:
-    """Raise ``ValueError`` or ``TypeError`` for options that a model cannot be trained with."""
-    _validate.check_positive("max_epochs", max_epochs)
-    _validate.check_positive("batch_size", batch_size)
-    _validate.check_positive("accumulate_grad_batches", accumulate_grad_batches)
-    _validate.check_positive("num_workers", num_workers, smallest=0)
-    _validate.check_positive("checkpoint_every_n_epochs", checkpoint_every_n_epochs)
-    if checkpoint_dir is not None:
-        _validate.check_path("checkpoint_dir", checkpoint_dir)
-        if path_of(checkpoint_dir).exists() and not path_of(checkpoint_dir).is_dir():
-            raise ValueError(f"`checkpoint_dir`={str(checkpoint_dir)!r} is a file: pass a folder.")
-    if windows_per_epoch is not None:
-        _validate.check_positive("windows_per_epoch", windows_per_epoch)
-    if learning_rate is not None:
-        _validate.check_range("learning_rate", learning_rate, 0, 1)
-    if validation_size is not None and validation_size != 0:
-        _validate.check_range("validation_size", validation_size, 0, 1)
-    elif early_stopping and validation_size == 0:
-        raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
-    _validate.check_choice("precision", precision, PRECISIONS)
-    _validate.check_choice("sampling", sampling, get_args(Sampling))
-    if sampling == "device" and unit.name != "patch":
-        raise ValueError(
-            f"`sampling='device'` cuts windows, which `unit`={unit.name!r} has none of: leave `sampling` out."
-        )
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is none, or they do not go together.
 
-
-def decisive_options(
-    trainer_options: dict[str, Any],
-    *,
-    batch_size: int,
-    windows_per_epoch: int,
-    validation_size: float,
-    sampling: Sampling,
-) -> dict[str, Any]:
-    """Options that decide what a training learns, beside its model; JSON-compatible.
-
-    Which devices it runs on is not among them: a training may go on elsewhere.
+    Examples
+    --------
+    >>> from stimage.models import TrainingOptions
+    >>> TrainingOptions(max_epochs=3, early_stopping=True).held_out
+    0.1
     """
-    decisive = {name: trainer_options[name] for name in DECISIVE if name in trainer_options}
-    return decisive | {
-        "batch_size": batch_size,
-        "windows_per_epoch": windows_per_epoch,
-        "validation_size": float(validation_size),
-        "sampling": sampling,
-    }
+
+    max_epochs: int = 40
+    batch_size: int = 32
+    windows_per_epoch: int | None = None
+    validation_size: float | None = None
+    early_stopping: bool = False
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    precision: str = "32-true"
+    accumulate_grad_batches: int = 1
+    sampling: Sampling = "cpu"
+    num_workers: int = 0
+    checkpoint_dir: Any = None
+    checkpoint_every_n_epochs: int = 1
+    trainer_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "batch_size", "accumulate_grad_batches", "checkpoint_every_n_epochs"):
+            _validate.check_positive(name, getattr(self, name))
+        _validate.check_positive("num_workers", self.num_workers, smallest=0)
+        if self.checkpoint_dir is not None:
+            _validate.check_path("checkpoint_dir", self.checkpoint_dir)
+            folder = path_of(self.checkpoint_dir)
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"`checkpoint_dir`={str(self.checkpoint_dir)!r} is a file: pass a folder.")
+        if self.windows_per_epoch is not None:
+            _validate.check_positive("windows_per_epoch", self.windows_per_epoch)
+        if self.validation_size is not None and self.validation_size != 0:
+            _validate.check_range("validation_size", self.validation_size, 0, 1)
+        elif self.early_stopping and self.validation_size == 0:
+            raise ValueError("`early_stopping=True` needs `validation_size` above 0, found 0.")
+        _validate.check_choice("precision", self.precision, PRECISIONS)
+        _validate.check_choice("sampling", self.sampling, get_args(Sampling))
+
+    @classmethod
+    def of(cls, unit: SampleUnit, max_epochs: int, **options: Any) -> Self:
+        """Options of a training on a sample unit: fields of this class, or arguments of the trainer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option is not known, is none, or does not go with the unit.
+        """
+        own = _own_keys()
+        if not set(options) <= set(own):
+            _validate.check_keys("train", options, training_keys())
+        chosen = {name: options.pop(name) for name in own if name in options}
+        made = cls(max_epochs, **chosen, trainer_kwargs=options)
+        if made.sampling == "device" and unit.name != "patch":
+            raise ValueError(
+                f"`sampling='device'` cuts windows, which `unit`={unit.name!r} has none of: leave `sampling` out."
+            )
+        return made
+
+    @property
+    def held_out(self) -> float:
+        """Share held out for validation."""
+        if self.validation_size is None:
+            return 0.1 if self.early_stopping else 0.0
+        return float(self.validation_size)
+
+    def n_windows(self, slides: Iterable[Slide], window: int) -> int:
+        """Windows in an epoch: each site is in about eight of them unless another number was chosen."""
+        if self.windows_per_epoch is not None:
+            return self.windows_per_epoch
+        n_active = sum(int(slide.active.sum()) for slide in slides)
+        return max(round(8 * n_active / window**2), 2 * self.batch_size)
+
+    def for_trainer(self, n_windows: int, gradient_clip: float) -> dict[str, Any]:
+        """Arguments of scvi-tools' trainer."""
+        return {
+            "max_epochs": self.max_epochs,
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "precision": self.precision,
+            "accumulate_grad_batches": self.accumulate_grad_batches,
+            "gradient_clip_val": gradient_clip,
+            "early_stopping": self.early_stopping,
+            "check_val_every_n_epoch": 1 if self.held_out else None,
+            "log_every_n_steps": min(math.ceil(n_windows / self.batch_size), 10),
+            **self.trainer_kwargs,
+        }
+
+    def decisive(self, n_windows: int, gradient_clip: float) -> dict[str, Any]:
+        """Options that decide what a training learns, beside its model; JSON-compatible.
+
+        Which devices it runs on is not among them: a training may be resumed elsewhere.
+        """
+        options = self.for_trainer(n_windows, gradient_clip)
+        return {name: options[name] for name in DECISIVE if name in options} | {
+            "batch_size": self.batch_size,
+            "windows_per_epoch": n_windows,
+            "validation_size": self.held_out,
+            "sampling": self.sampling,
+        }
+
+
+def group_of(parameter: str, options: object, known: Iterable[str], named: set[str]) -> dict[str, Any]:
+    """A group of options as a dict; raise ``TypeError`` for a key that is not known, or has a parameter of its own."""
+    if isinstance(options, Mapping):
+        for name in options:
+            if name in named:
+                raise TypeError(f"`{parameter}` holds {name!r}, which is a parameter of its own: pass `{name}=`.")
+    return _validate.check_keys(parameter, options, [name for name in known if name not in named])
+
+
+def changed_optimizer(optimizer: Config, plan_kwargs: Mapping[str, Any] | None) -> Config:
+    """An optimiser's configuration with some fields replaced; raise ``TypeError`` for a field that it does not have."""
+    chosen = _validate.check_keys("plan_kwargs", plan_kwargs, [part.name for part in fields(optimizer)])
+    return replace(optimizer, **chosen)
+
+
+def _own_keys() -> list[str]:
+    return [part.name for part in fields(TrainingOptions) if part.name != "trainer_kwargs"]
+
+
+def training_keys() -> list[str]:
+    """All options of the training of a masked autoencoder: its own, and arguments of the trainer."""
+    return list(dict.fromkeys([*_own_keys(), *trainer_keys()]))
+
+
+@cache
+def trainer_keys() -> tuple[str, ...]:
+    """Arguments that scvi-tools' trainer and Lightning's take."""
+    import lightning
+    from scvi.train import Trainer
+
+    names = [*_validate.keyword_names(Trainer.__init__), *_validate.keyword_names(lightning.Trainer.__init__)]
+    return tuple(dict.fromkeys(names))

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from stimage import _keys, _validate
@@ -31,16 +32,20 @@ def setup_of(adata: AnnData) -> dict[str, Any]:
 
 def with_layer(adata: AnnData, layer: str | None) -> AnnData:
     """The same data, set up to read counts from another layer; ``adata`` itself where ``layer`` is ``None``."""
-    from anndata import AnnData
-
     if layer is None:
         return adata
     _validate.check_counts(adata, layer)
-    notes = notes_of(adata)
+    return with_setup(adata, {**notes_of(adata).get("setup", {}), "layer": layer})
+
+
+def with_setup(adata: AnnData, setup: dict[str, Any]) -> AnnData:
+    """The same data, nothing copied, with another setup; ``adata`` stays as it is."""
+    from anndata import AnnData
+
     parts = {part: dict(getattr(adata, part)) for part in ("obsm", "varm", "obsp", "varp")}
     layers = {name: adata.layers[name] for name in _validate.layer_names(adata)}
-    setup = {_keys.STIMAGE: {**notes, "setup": {**notes.get("setup", {}), "layer": layer}}}
-    return AnnData(adata.X, obs=adata.obs, var=adata.var, uns={**adata.uns, **setup}, layers=layers, **parts)
+    uns = {**adata.uns, _keys.STIMAGE: {**notes_of(adata), "setup": setup}}
+    return AnnData(adata.X, obs=adata.obs, var=adata.var, uns=uns, layers=layers, **parts)
 
 
 def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
@@ -78,6 +83,18 @@ def corpus_of(
     parts = [read_corpus([adata], genes, **places, advice=advice) for adata, places in zip(adatas, setups, strict=True)]
     source = [number for number, part in enumerate(parts) for _ in part]
     return Corpus.with_unique_names([slide for part in parts for slide in part], genes, source=source)
+
+
+def corpus_over(data: AnnData | Sequence[AnnData] | Corpus, vocabulary: Vocabulary) -> Corpus:
+    """Slides over the genes of a model; raise ``ValueError`` for a corpus over other genes."""
+    if not isinstance(data, Corpus):
+        return corpus_of(data, vocabulary)
+    if not np.array_equal(data.genes, vocabulary.genes):
+        raise ValueError(
+            f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "
+            f"{_validate.listing(vocabulary.genes, 3)}): build it with `genes=model.genes`."
+        )
+    return data
 
 
 def _gene_pool(adatas: list[AnnData], setups: list[dict[str, Any]], n_genes: int | None) -> list[str]:

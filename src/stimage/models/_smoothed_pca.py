@@ -1,29 +1,19 @@
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from stimage import _validate
-from stimage.data import Corpus, Slide, Vocabulary, gaussian_mean, principal_genes
-from stimage.models._setup import corpus_of, manifest_of
-from stimage.models.checkpoints._config import (
-    MISFITS,
-    check_config_size,
-    check_unaltered,
-    damaged,
-    read_manifest,
-    sealed,
-    typed,
-)
+from stimage.data import Corpus, Slide, gaussian_mean, principal_genes
+from stimage.models._base import SlideModel
+from stimage.models._setup import corpus_of, corpus_over, manifest_of
+from stimage.models.checkpoints._config import DamagedError, StoredConfig
+from stimage.models.checkpoints._weights import check_shapes, code_shapes, length, tensors_under
 from stimage.models.embedding._codes import NicheCodes
-from stimage.train import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +31,7 @@ ENOUGH_SITES = 20_000
 """Sites on which codes and scales are fitted, in whole slides."""
 
 
-class SmoothedPCA:
+class SmoothedPCA(SlideModel):
     r"""Principal components of expression, averaged over the surroundings of each site, beside codes of these surroundings.
 
     A closed form: nothing is trained, and any species, gene panel and platform will do. Expression :math:`x_i` is log1p of
@@ -115,24 +105,12 @@ class SmoothedPCA:
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
         return f"SmoothedPCA: {len(self.genes)} genes, {self.n_dimensions} dimensions, fitted on slides {slides}"
 
-    @property
-    def genes(self) -> np.ndarray:
-        """Names of the genes of the vocabulary."""
-        return self.vocabulary.genes
+    _reads_arrays = True
 
     @property
     def n_dimensions(self) -> int:
         """Length of an embedding."""
         return self.axes.shape[1] + self.codes.n_codes
-
-    @property
-    def model_id(self) -> str:
-        """Hash of all that was fitted, 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self._tensors().items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
 
     def get_latent_representation(self, data: AnnData | Sequence[AnnData] | Corpus) -> np.ndarray:
         """One vector per observation.
@@ -155,7 +133,7 @@ class SmoothedPCA:
         ValueError
             If counts are not raw, or too few genes are known to the model.
         """
-        corpus = data if isinstance(data, Corpus) else corpus_of(data, self.vocabulary)
+        corpus = corpus_over(data, self.vocabulary)
         rows = np.empty((sum(len(slide.observation_index) for slide in corpus), self.n_dimensions), dtype=np.float32)
         order = corpus.observation_order
         places = np.empty_like(order)
@@ -167,113 +145,27 @@ class SmoothedPCA:
             start = stop
         return rows
 
-    def provenance(self, adata: AnnData | None = None) -> dict[str, Any]:
-        """What to note beside an embedding.
-
-        Parameters
-        ----------
-        adata
-            What was embedded, if that is one AnnData: its genes are compared with the model's.
-
-        Returns
-        -------
-        dict
-            The entries of ``uns["stimage"]["X_stimage"]``, h5ad-writable.
-        """
-        return {
-            "model": type(self).__name__,
-            "model_id": self.model_id,
-            "stimage_version": version("stimage"),
-            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
-            "n_axes": self.axes.shape[1],
-            "n_codes": self.codes.n_codes,
-            "seed": self.seed,
-            "manifest": json.dumps(self.manifest_record(), sort_keys=True),
-            **({} if adata is None else self.vocabulary.match(adata).notes()),
-        }
-
-    def manifest_record(self) -> dict[str, Any]:
-        """What the model was fitted on, JSON-compatible.
-
-        Returns
-        -------
-        dict
-            ``slides``: a list with name, number of sites, fingerprints and donor of each; ``vocabulary_sha256``.
-        """
-        return {**self.manifest, "slides": self.manifest["slides"].to_dict("records")}
-
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fit as safetensors and JSON.
-
-        Parameters
-        ----------
-        directory
-            Where to write; made when absent.
-        overwrite
-            Replace a model that is there.
-
-        Raises
-        ------
-        FileExistsError
-            If there is a model and ``overwrite`` is not set.
-        """
-        _validate.check_path("directory", directory)
-        if (Path(directory) / "config.json").exists() and not overwrite:
-            raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
-        config = {
-            "stimage_version": version("stimage"),
-            "genes": self.genes.tolist(),
-            "ensembl_ids": self.vocabulary.ensembl_ids,
-            "seed": self.seed,
-            "manifest": self.manifest_record(),
-        }
-        save_checkpoint(directory, kind=type(self).__name__, weights=self._tensors(), config=sealed(config))
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Read a model that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        directory
-            The folder.
-
-        Returns
-        -------
-        Self
-            The model, as it was saved.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model.
-        ValueError
-            If it is of another kind or version, truncated or altered.
-        """
-        _validate.check_path("directory", directory)
-        check_config_size(Path(directory))
-        tensors, config = load_checkpoint(directory, kind=cls.__name__, arrays=True)
-        model = cls.__new__(cls)
-        try:
-            check_unaltered(config)
-            model.vocabulary = Vocabulary(config["genes"], typed(config["ensembl_ids"], dict, "ensembl_ids"))
-            model.seed = typed(config["seed"], int, "seed")
-            model.manifest = read_manifest(config["manifest"])
-            if not all(np.isfinite(array).all() for array in tensors.values()):
-                raise ValueError("a tensor has NaN or infinite values")
-            model.axes, model.scales = tensors["axes"], tensors["scales"]
-            codes = {name.removeprefix("codes/"): a for name, a in tensors.items() if name.startswith("codes/")}
-            model.codes = NicheCodes(codes)
-            # Parts whose sizes do not fit each other do not get through this.
-            scores = np.zeros((1, len(model.genes)), dtype=np.float32) @ model.axes
-            model._beside(scores, model.codes(scores))
-        except MISFITS as error:
-            raise damaged(directory, error) from error
-        return model
-
     def _tensors(self) -> dict[str, np.ndarray]:
-        codes = {f"codes/{name}": array for name, array in self.codes.tensors.items()}
+        codes = {f"codes.{name}": array for name, array in self.codes.tensors.items()}
         return {"axes": self.axes, "scales": self.scales, **codes}
+
+    def _config(self) -> dict[str, Any]:
+        return {}
+
+    def _restore(self, stored: StoredConfig, weights: dict[str, np.ndarray], folder: Path) -> None:
+        n_axes = length(weights, "axes", axis=1)
+        shapes = {"axes": (len(self.genes), n_axes), "scales": (2,)}
+        check_shapes({**shapes, **code_shapes(weights, "codes.", n_axes)}, weights)
+        self.axes, self.scales = weights["axes"], weights["scales"]
+        if not (self.scales > 0).all():
+            raise DamagedError("a scale is not above 0")
+        self.codes = NicheCodes(tensors_under(weights, "codes."))
+
+    def _facts(self) -> dict[str, Any]:
+        return {"n_axes": self.axes.shape[1], "n_codes": self.codes.n_codes, "seed": self.seed}
+
+    def _card_facts(self) -> dict[str, str]:
+        return {"dimensions": str(self.n_dimensions), "fitted": f"in closed form, seed {self.seed}"}
 
     def _fit(self, corpus: Corpus) -> None:
         """Fit codes and scales on whole slides in random order, until there are enough sites."""

@@ -1,48 +1,50 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
 from stimage import _keys, _validate
-from stimage._paths import path_of
-from stimage.data import PairedSlide, principal_genes
-from stimage.data._alignment_data import in_order
+from stimage.data._alignment_data import Negatives
+from stimage.models._base import SlideModel
+from stimage.models._options import changed_optimizer
 from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
+from stimage.models.alignment._encoders import check_images, check_parts, gene_encoder_id, image_encoders
 from stimage.models.alignment._expression_head import ExpressionHead
 from stimage.models.alignment._image_basis import ImageBasis
-from stimage.models.alignment._image_features import PatchSpec, default_cache, named_encoder
-from stimage.models.alignment._saving import AlignmentSaveMixin
-from stimage.models.alignment._setup import ImageReader, PairedCorpus, has_image, paired_corpus_of
-from stimage.models.alignment._training import AlignmentTrainMixin
-from stimage.modules import (
-    AlignerConfig,
-    AlignmentBatch,
-    ImageEncoder,
-    ScGPTEncoder,
-    SpotNicheAligner,
+from stimage.models.alignment._image_features import PatchSpec, encoder_id
+from stimage.models.alignment._module import (
+    Level,
+    Modality,
+    build_aligner,
+    fit_head,
+    head_inputs,
+    retrieved_expression,
+    start_from_spectrum,
+    vectors,
 )
+from stimage.models.alignment._saving import FLAGS, PARTS, restored, tensors_of
+from stimage.models.alignment._setup import ImageReader, PairedCorpus, paired_corpus_of
+from stimage.models.alignment._training import check_alignment_options, train_aligner
+from stimage.models.checkpoints._config import StoredConfig, losses_by_name
+from stimage.models.checkpoints._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
+from stimage.models.checkpoints._model_card import training_facts
+from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
 from stimage.train import AlignmentOptimizerConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Modality = Literal["image", "gene", "fused"]
-Level = Literal["spot", "niche", "both"]
 PredictionMethod = Literal["regression", "retrieval"]
-_BATCH_SIZE = 512
-_START_COMPONENTS = 32
-_SMALLEST_SPREAD = 1e-3
 
 
-class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
+class STAlign(SlideModel):
     """Image and expression of spots and of their niches in one space (ST-Align).
 
     Every spot is seen with its niche. What image and genes say of a spot is brought together by contrast with other spots
@@ -145,7 +147,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         _validate.check_positive("n_image_components", n_image_components)
         _validate.check_seed(seed)
         _validate.check_text("niche_key", niche_key)
-        _check_parts(gene_encoder, patches, config)
+        check_parts(gene_encoder, patches, config)
         self.patches = PatchSpec() if patches is None else patches
         self.niches, self.niche_key = niches, niche_key
         self.spot_context = spot_context and niches and not train_image_encoder
@@ -154,8 +156,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         self.train_image_encoder = train_image_encoder
         adatas = _validate.check_anndatas(data, "data")
         if image_encoder is not None:
-            _check_images(adatas)
-        self.image_encoder, self.niche_image_encoder = _encoders(
+            check_images(adatas)
+        self.image_encoder, self.niche_image_encoder = image_encoders(
             image_encoder, niche_image_encoder, trained=train_image_encoder, niches=niches, seed=seed
         )
         self.config = AlignerConfig() if config is None else config
@@ -186,9 +188,16 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         self.head: ExpressionHead | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.module = self._build_module()
+            self.module = build_aligner(
+                self.config,
+                n_genes=len(self.genes),
+                n_spot_genes=self.n_spot_genes,
+                niches=niches,
+                basis=self.basis,
+                trained_encoder=self.image_encoder if train_image_encoder else None,
+            )
         if spectral_start:
-            self._start_from_spectrum()
+            start_from_spectrum(self.module, self.paired.slides, niches=niches, frozen_genes=gene_encoder is not None)
         self.module.eval()
 
     def __repr__(self) -> str:
@@ -197,12 +206,65 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
         return f"STAlign ({state}): {len(self.genes)} genes, {image}, slides {slides}"
 
-    @property
-    def genes(self) -> np.ndarray:
-        """Names of the genes of the vocabulary."""
-        return self.vocabulary.genes
+    def train(
+        self,
+        max_epochs: int = 20,
+        *,
+        batch_size: int = 128,
+        negatives: Negatives = "slide",
+        accelerator: str = "auto",
+        devices: int | str | list[int] = "auto",
+        num_workers: int = 0,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train with scvi-tools' trainer; at the end, the regression from image to expression is fitted.
 
-    setup_anndata = staticmethod(STImage.setup_anndata)
+        Parameters
+        ----------
+        max_epochs
+            Number of epochs, in each of which every spot with counts is seen once.
+        batch_size
+            Most spots in a batch.
+        negatives
+            What a spot is told apart from: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
+            slide do not tell pairs apart; ``"batch"``, spots of all slides.
+        accelerator, devices
+            Where to train, as in Lightning, on one device: a spot is told apart from those of its batch, which several
+            devices would divide.
+        num_workers
+            Processes that prepare batches. Results do not depend on it.
+        plan_kwargs
+            Fields of :class:`stimage.train.AlignmentOptimizerConfig`; by default ``learning_rate=1e-4`` (the paper, on 1.3
+            million spots: 5e-4).
+        trainer_kwargs
+            Passed on to :class:`scvi.train.Trainer`.
+
+        Returns
+        -------
+        None
+            Fills :attr:`history` with a data frame for each loss: ``train_loss``, ``train_spot_loss``,
+            ``train_niche_loss`` and ``train_cross_loss``.
+
+        Raises
+        ------
+        TypeError
+            If a key of ``plan_kwargs`` or an argument of the trainer is not known.
+        ValueError
+            If the model was loaded without slides.
+        """
+        batches = {"batch_size": batch_size, "negatives": negatives, "num_workers": num_workers}
+        check_alignment_options(max_epochs=max_epochs, **batches, **trainer_kwargs)
+        optimizer = changed_optimizer(self.optimizer, plan_kwargs)
+        slides, self.optimizer = self._paired_for(None).slides, optimizer
+        trainer = {"max_epochs": max_epochs, "accelerator": accelerator, "devices": devices, **trainer_kwargs}
+        self.history, n_tokens = train_aligner(
+            self.module, slides, optimizer=optimizer, **batches, trainer=trainer, seed=self.seed
+        )
+        self.n_tokens_seen += n_tokens
+        self.is_trained = True
+        if self.image_encoder is not None:
+            self.head = fit_head(self.module, slides, niches=self.niches)
 
     def get_latent_representation(
         self,
@@ -239,19 +301,13 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         ValueError
             If the model has no images or no niches and they are asked for.
         """
-        modality, level = self.check_embedding_options(modality=modality, level=level)
+        modality, level = self._asked(modality, level)
         needed = {"images": modality != "gene", "counts": modality != "image"}
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, **needed)
-        return self.vectors(paired, modality, level)[paired.corpus.observation_order]
+        return vectors(self.module, paired.slides, modality, level)[paired.corpus.observation_order]
 
-    def check_embedding_options(self, *, modality: Any, level: Any) -> tuple[Modality, Level]:
-        """Modality and level that were asked for, or the defaults; raise ``ValueError`` unless the model has them.
-
-        Parameters
-        ----------
-        modality, level
-            As in :meth:`get_latent_representation`.
-        """
+    def _asked(self, modality: Any, level: Any) -> tuple[Modality, Level]:
+        """Modality and level that were asked for, or the defaults; raise ``ValueError`` unless the model has them."""
         if level is None:
             level = "both" if self.niches else "spot"
         _validate.check_choice("level", level, get_args(Level))
@@ -267,31 +323,10 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
             )
         return modality, level
 
-    @torch.no_grad()
-    def vectors(self, paired: PairedCorpus, modality: Modality, level: Level = "spot") -> np.ndarray:
-        """Vectors of slides that were read for this model, slide after slide.
-
-        Parameters
-        ----------
-        paired
-            The slides.
-        modality, level
-            As in :meth:`get_latent_representation`.
-
-        Returns
-        -------
-        numpy.ndarray
-            Vectors (spots x dimensions), float32.
-        """
-        self.module.eval()
-        levels = ("spot", "niche") if level == "both" else (level,)
-        device = next(self.module.parameters()).device
-        rows = []
-        for _, batch in in_order(paired.slides, _BATCH_SIZE):
-            batch = AlignmentBatch(**{name: values.to(device) for name, values in batch.items()})
-            parts = [self.module.embed(batch, each, modality) for each in levels]
-            rows.append(torch.cat(parts, dim=1).float().cpu().numpy())
-        return np.concatenate(rows)
+    def _embedding_facts(
+        self, *, modality: Modality | None = None, level: Level | None = None, **_: Any
+    ) -> dict[str, Any]:
+        return dict(zip(("modality", "level"), self._asked(modality, level), strict=True))
 
     def predict_expression(
         self,
@@ -332,9 +367,10 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         self.check_prediction_options(method=method, n_neighbors=n_neighbors)
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)
         if method == "regression":
-            predicted = np.concatenate([self.head(part) for part in self._head_inputs(paired)])
+            inputs = head_inputs(self.module, paired.slides, niches=self.niches)
+            predicted = np.concatenate([self.head(part) for part in inputs])
         else:
-            predicted = self._retrieved(paired, n_neighbors)
+            predicted = retrieved_expression(self.module, paired.slides, self.paired.slides, n_neighbors)
         return np.maximum(predicted, 0)[paired.corpus.observation_order].astype(np.float32)
 
     def check_prediction_options(self, *, method: Any, n_neighbors: Any) -> None:
@@ -357,70 +393,116 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
                 "`STAlign.load`, or `method='regression'`."
             )
 
-    def _retrieved(self, paired: PairedCorpus, n_neighbors: int) -> np.ndarray:
-        from sklearn.neighbors import NearestNeighbors
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model as safetensors and JSON.
 
-        measured = np.concatenate([slide.measured for slide in self.paired.slides])
-        keys = self.vectors(self.paired, "gene")[measured]
-        expression = np.concatenate([_expression(slide) for slide in self.paired.slides])[measured]
-        number = min(n_neighbors, len(keys))
-        finder = NearestNeighbors(n_neighbors=number, metric="cosine", algorithm="brute").fit(keys)
-        return finder.kneighbors_graph(self.vectors(paired, "image")) @ expression / number
+        Frozen image encoders and scGPT are named, not copied: their weights are often not ours to pass on. A gene encoder
+        that is an :class:`STImage` is saved in a folder of its own.
 
-    @property
-    def n_head_inputs(self) -> int:
-        """What the regression of expression sees of a spot: image vectors of the spot, and of its niche."""
-        return self.config.dim * (2 if self.niches else 1)
+        Parameters
+        ----------
+        directory
+            Where to write; made when absent.
+        overwrite
+            Replace a model that is there.
 
-    def _head_inputs(self, paired: PairedCorpus) -> list[np.ndarray]:
-        """What the image says of the spots of each slide: aligned vectors of spot and niche."""
-        level = "both" if self.niches else "spot"
-        return [self.vectors(PairedCorpus(paired.corpus, [slide]), "image", level) for slide in paired.slides]
+        Raises
+        ------
+        FileExistsError
+            If there is a model and ``overwrite`` is not set.
+        """
+        super().save(directory, overwrite=overwrite)
 
-    def _fit_head(self) -> None:
-        inputs = self._head_inputs(self.paired)
-        measured = [slide.measured for slide in self.paired.slides]
-        expression = [_expression(slide) for slide in self.paired.slides]
-        self.head = ExpressionHead.fit(
-            [part[seen] for part, seen in zip(inputs, measured, strict=True)],
-            [part[seen] for part, seen in zip(expression, measured, strict=True)],
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        data: AnnData | Sequence[AnnData] | None = None,
+        *,
+        image_encoder: ImageEncoder | None = None,
+        niche_image_encoder: ImageEncoder | None = None,
+        gene_encoder: ScGPTEncoder | None = None,
+        image_dir: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Read a model that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        directory
+            The checkpoint.
+        data
+            Slides for :meth:`train`, :meth:`get_latent_representation` without arguments and retrieval.
+        image_encoder, niche_image_encoder
+            The encoders that the model was trained with, where they need weights from you; also of an encoder that was
+            trained along, as it was before.
+        gene_encoder
+            The same for scGPT.
+        image_dir, cache_dir
+            Folders of image files and of image features, for ``data``.
+
+        Returns
+        -------
+        Self
+            The model, as it was saved.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint.
+        ValueError
+            If it is of another kind or version, truncated or altered, or an encoder is missing or another one.
+        """
+        model = cls._load(
+            directory,
+            image_encoder=image_encoder,
+            niche_image_encoder=niche_image_encoder,
+            gene_encoder=gene_encoder,
         )
+        model.paired = None if data is None else model._paired_for(data, image_dir=image_dir, cache_dir=cache_dir)
+        return model
 
-    def _build_module(self) -> SpotNicheAligner:
-        sizes: dict[str, Any] = {"n_spot_genes": self.n_spot_genes}
-        if self.niches:
-            sizes["n_niche_genes"] = len(self.genes)
-        if self.train_image_encoder:
-            sizes["n_spot_image"] = self.image_encoder.config.width
-            sizes["spot_image_encoder"] = self.image_encoder.requires_grad_(True)
-        elif self.basis is not None:
-            sizes["n_spot_image"] = self.basis.n_spot_image
-        if self.niches and self.basis is not None:
-            sizes["n_niche_image"] = self.basis.n_niche_image
-        return SpotNicheAligner(self.config, **sizes)
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return tensors_of(self.module, self.basis, self.head)
 
-    def _start_from_spectrum(self) -> None:
-        """Gene tokens start as principal components of expression, image tokens as what the image says of these."""
-        slides = self.paired.slides
-        number = min(_START_COMPONENTS, self.config.dim)
-        axes, deviation = principal_genes([slide.slide for slide in slides], number)
-        # With few spots the last directions have no spread but that of rounding.
-        varies = deviation > _SMALLEST_SPREAD * deviation[0]
-        axes, deviation = axes[:, varies], deviation[varies]
-        typical = float(np.sqrt((deviation**2).mean()))
-        axes = axes / typical
-        # What is compared starts halfway to components of equal spread: the first ones lead, the others are heard.
-        scale = torch.from_numpy(np.sqrt(typical / deviation))
-        batches = [slide.batch(np.flatnonzero(slide.measured)) for slide in slides]
-        for level in ("spot", "niche") if self.niches else ("spot",):
-            if level == "spot" and self.gene_encoder is not None:
-                continue  # what a frozen encoder says has no such components
-            self.module.start_from(level, "gene", torch.from_numpy(axes), scale)
-            scores = [batch[f"{level}_genes"] @ axes for batch in batches]
-            images = [batch.get(f"{level}_image") for batch in batches]
-            if images[0] is not None and images[0].dtype != np.uint8:
-                head = ExpressionHead.fit(images, scores)
-                self.module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
+    def _config(self) -> dict[str, Any]:
+        encoders = [self.image_encoder, self.niche_image_encoder]
+        return {
+            **{name: asdict(getattr(self, name)) for name in PARTS},
+            **{name: getattr(self, name) for name in (*FLAGS, "n_spot_genes", "niche_key", "n_tokens_seen")},
+            "image_encoders": [None if encoder is None else encoder.config.name for encoder in encoders],
+            "image_encoder_ids": [None if encoder is None else encoder_id(encoder) for encoder in encoders],
+            "gene_encoder": None if self.gene_encoder is None else type(self.gene_encoder).__name__,
+            "gene_encoder_id": None if self.gene_encoder is None else gene_encoder_id(self.gene_encoder),
+            "history": losses_by_name(self.history),
+        }
+
+    def _save_parts(self, folder: Path, *, overwrite: bool) -> None:
+        if isinstance(self.gene_encoder, STImage):
+            self.gene_encoder.save(folder / GENE_ENCODER, overwrite=overwrite)
+
+    def _restore(self, stored: StoredConfig, weights: dict[str, Any], folder: Path, **encoders: Any) -> None:
+        vars(self).update(restored(stored, weights, folder, len(self.genes), **encoders))
+
+    def _facts(self) -> dict[str, Any]:
+        return {"image_encoder": "" if self.image_encoder is None else self.image_encoder.config.name}
+
+    def _card_facts(self) -> dict[str, str]:
+        return {
+            "image encoder": "none" if self.image_encoder is None else f"`{self.image_encoder.config.name}`",
+            "gene encoder of spots": "trained along"
+            if self.gene_encoder is None
+            else f"`{type(self.gene_encoder).__name__}`",
+            "niches": "seen" if self.niches else "not seen",
+            **training_facts(self.module, self.history, self.seed, trained=self.is_trained),
+        }
+
+    def _card_arguments(self) -> str:
+        image = "" if self.image_encoder is None else ", image_encoder=..."
+        return f"{image}, gene_encoder=..." if isinstance(self.gene_encoder, ScGPTEncoder) else image
+
+    def _file_names(self) -> tuple[str, ...]:
+        return (*MODEL_FILES, *(GENE_ENCODER_FILES if isinstance(self.gene_encoder, STImage) else ()))
 
     def _reduced(self, paired: PairedCorpus) -> PairedCorpus:
         """The same slides with what the module sees of their images."""
@@ -440,16 +522,14 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         images: bool = True,
         counts: bool = True,
     ) -> PairedCorpus:
-        if cache_dir is not None:
-            _validate.check_path("cache_dir", cache_dir)
         reader = None
         if images and self.image_encoder is not None:
-            reader = ImageReader(
+            reader = ImageReader.of(
                 self.image_encoder,
                 self.niche_image_encoder,
                 self.patches,
-                image_dir,
-                default_cache() if cache_dir is None else path_of(cache_dir),
+                image_dir=image_dir,
+                cache_dir=cache_dir,
                 spot_pixels=self.train_image_encoder,
             )
         return paired_corpus_of(
@@ -466,8 +546,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         self,
         data: AnnData | Sequence[AnnData] | None,
         *,
-        image_dir: str | Path | None,
-        cache_dir: str | Path | None,
+        image_dir: str | Path | None = None,
+        cache_dir: str | Path | None = None,
         images: bool = True,
         counts: bool = True,
     ) -> PairedCorpus:
@@ -477,62 +557,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
                 raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STAlign.load`.")
             return self.paired
         if images and self.image_encoder is not None:
-            _check_images(_validate.check_anndatas(data, "data"))
+            check_images(_validate.check_anndatas(data, "data"))
         paired = self._read(
             data, self.vocabulary, image_dir=image_dir, cache_dir=cache_dir, images=images, counts=counts
         )
         return self._reduced(paired)
-
-
-def _check_images(adatas: list[AnnData]) -> None:
-    without = [number for number, adata in enumerate(adatas) if not has_image(adata)]
-    if without:
-        which = "the AnnData has" if len(adatas) == 1 else f"AnnData number {without[0]} (from 0) has"
-        raise KeyError(
-            f"No image: {which} no `uns['spatial']`. Add the image in the way of squidpy; or go without: a model built with "
-            "`image_encoder=None` aligns spots with their niches by genes alone, and any model has `modality='gene'`."
-        )
-
-
-def _check_parts(gene_encoder: Any, patches: Any, config: Any) -> None:
-    """Raise ``TypeError`` for parts of another kind."""
-    for parameter, value, kinds in (
-        ("gene_encoder", gene_encoder, (STImage, ScGPTEncoder)),
-        ("patches", patches, (PatchSpec,)),
-        ("config", config, (AlignerConfig,)),
-    ):
-        if value is not None and not isinstance(value, kinds):
-            names = " or ".join(f"{kind.__module__.rpartition('.')[0]}.{kind.__name__}" for kind in kinds)
-            raise TypeError(f"`{parameter}` must be a {names}, found {type(value).__name__}.")
-
-
-def _encoders(
-    spot: str | ImageEncoder | None,
-    niche: str | ImageEncoder | None,
-    *,
-    trained: bool,
-    niches: bool,
-    seed: int,
-) -> tuple[ImageEncoder | None, ImageEncoder | None]:
-    """Encoders of spot and niche patches, built where only a name was given; one that is trained is a copy."""
-    for parameter, value in (("image_encoder", spot), ("niche_image_encoder", niche)):
-        if value is not None and not isinstance(value, str | ImageEncoder):
-            raise TypeError(
-                f"`{parameter}` must be a name, an encoder of `stimage.modules.load_image_encoder` or None, found "
-                f"{type(value).__name__}."
-            )
-    if spot is None:
-        if niche is not None:
-            raise ValueError("`niche_image_encoder` was given without `image_encoder`: pass both, or neither.")
-        if trained:
-            raise ValueError("`train_image_encoder` was set without `image_encoder`: pass one, or leave it out.")
-        return None, None
-    spot = named_encoder(spot, seed) if isinstance(spot, str) else spot
-    niche = spot if niche is None else named_encoder(niche, seed) if isinstance(niche, str) else niche
-    spot = copy.deepcopy(spot) if trained else spot
-    return spot.eval().requires_grad_(False), niche.eval().requires_grad_(False) if niches else None
-
-
-def _expression(slide: PairedSlide) -> np.ndarray:
-    """Expression of each spot (spots x genes)."""
-    return slide.slide.expression[slide.slide.site_of_observation].toarray()

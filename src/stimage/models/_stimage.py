@@ -1,33 +1,58 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 
-from stimage import _keys, _validate
-from stimage.data import Corpus, SampleUnit, WindowSpec, principal_genes
+from stimage import _validate
+from stimage._paths import path_of
+from stimage.data import Corpus, Slide, principal_genes
 from stimage.data._gene_selection import GeneSelection
 from stimage.data._masking import Masking
 from stimage.data._units import NeighborWeights, Unit
-from stimage.models._adapting import AdaptMixin
-from stimage.models._options import check_model_options, check_unit_options, check_window
+from stimage.models._adapting import turn_genes_to
+from stimage.models._base import SlideModel
+from stimage.models._options import (
+    TrainingOptions,
+    changed_optimizer,
+    check_window,
+    training_sample,
+)
 from stimage.models._presets import PRESETS, Preset
-from stimage.models._setup import check_setup, corpus_of, manifest_of, notes_of
-from stimage.models._training import TrainMixin
-from stimage.models.checkpoints._saving import SaveMixin
-from stimage.models.embedding._embed import EmbedMixin
+from stimage.models._setup import corpus_of, corpus_over, manifest_of
+from stimage.models._training import train_module
+from stimage.models.checkpoints._config import StoredConfig, losses_by_name
+from stimage.models.checkpoints._model_card import training_facts
+from stimage.models.checkpoints._weights import tensors_id
+from stimage.models.checkpoints._window_model import PARTS, restored, tensors_of
+from stimage.models.embedding._embed import (
+    EmbeddingOptions,
+    embedding_in_memory,
+    embedding_on_disk,
+    embeddings_on_disk,
+    slide_embedder,
+)
+from stimage.models.embedding._output import check_absent
 from stimage.models.embedding._readout import Readout
+from stimage.models.embedding._site_vectors import EmbeddingMode
 from stimage.models.embedding._units import build_module
-from stimage.models.regions._reconstruction import ReconstructMixin
+from stimage.models.regions._calibration import calibrated_reconstruction
+from stimage.models.regions._reconstruction import check_filling, region_predictor
+from stimage.models.regions._region import Fill, RegionResult, reconstruct_region
+from stimage.train import from_first_process
 
 if TYPE_CHECKING:
+    import zarr
     from anndata import AnnData
 
 
-class STImage(TrainMixin, AdaptMixin, EmbedMixin, ReconstructMixin, SaveMixin):
+class STImage(SlideModel):
     """Masked autoencoder over windows of spatial transcriptomics slides.
 
     A slide is an image whose channels are genes. Random windows with a subset of genes are hidden in part and filled in
@@ -111,43 +136,29 @@ class STImage(TrainMixin, AdaptMixin, EmbedMixin, ReconstructMixin, SaveMixin):
         spectral_start: bool | None = None,
         seed: int = 0,
     ) -> None:
-        check_model_options(
+        _validate.check_positive("n_pool_genes", n_pool_genes)
+        _validate.check_seed(seed)
+        spec, self.unit = training_sample(
             preset=preset,
-            gene_selection=gene_selection,
-            masking=masking,
-            mask_ratio=mask_ratio,
-            window=window,
-            n_genes=n_genes,
-            n_pool_genes=n_pool_genes,
-            seed=seed,
-        )
-        check_unit_options(
             unit=unit,
-            masking=masking,
-            window=window,
             n_neighbors=n_neighbors,
             neighbor_weights=neighbor_weights,
             n_macro_domains=n_macro_domains,
+            window=window,
+            n_genes=n_genes,
+            gene_selection=gene_selection,
+            masking=masking,
+            mask_ratio=mask_ratio,
         )
-        self.unit = SampleUnit(unit, n_neighbors, neighbor_weights, n_macro_domains)
-        chosen = PRESETS[preset]
-        if masking is None:
-            masking = chosen.masking if unit == "patch" else "site_gene"
-        mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
         corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
         check_window(window, corpus)
+        chosen = PRESETS[preset]
         self.target_sum = chosen.target_sum
-        self.corpus = corpus.to_target_sum(self.target_sum)
-        self.vocabulary = self.corpus.vocabulary
-        self.spec = WindowSpec(
-            window=window,
-            n_genes=min(n_genes, len(self.genes)),
-            gene_selection=gene_selection,
-            masking=masking,
-            mask_ratio=mask_ratio,
-        )
+        self.corpus: Corpus | None = corpus.to_target_sum(self.target_sum)
+        self.vocabulary = corpus.vocabulary
+        self.spec = replace(spec, n_genes=min(n_genes, len(self.genes)))
         self.autoencoder = chosen.autoencoder
         self.optimizer = chosen.optimizer
         self.seed = seed
@@ -170,70 +181,459 @@ class STImage(TrainMixin, AdaptMixin, EmbedMixin, ReconstructMixin, SaveMixin):
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
         return f"STImage ({state}): {len(self.genes)} genes, {sample}, slides {slides}"
 
-    @property
-    def genes(self) -> np.ndarray:
-        """Names of the genes of the vocabulary."""
-        return self.vocabulary.genes
+    def train(self, max_epochs: int = 40, *, plan_kwargs: dict[str, Any] | None = None, **options: Any) -> None:
+        """Train on random windows with scvi-tools' trainer.
 
-    @staticmethod
-    def setup_anndata(
+        Parameters
+        ----------
+        max_epochs
+            Number of epochs.
+        plan_kwargs
+            Fields of :class:`stimage.train.OptimizerConfig`, such as ``learning_rate``, that are not those of the preset.
+        options
+            Fields of :class:`stimage.models.TrainingOptions`, such as ``batch_size``, ``validation_size``, ``accelerator``
+            and ``checkpoint_dir``, or arguments of :class:`scvi.train.Trainer`, such as ``strategy="ddp"``.
+
+        Returns
+        -------
+        None
+            Fills :attr:`history` with a data frame per logged quantity (``train_loss``, ``validation_loss``), and adds to
+            :attr:`n_tokens_seen` the number of spots with data that went through the model, repeated ones included.
+
+        Raises
+        ------
+        TypeError
+            If an option is not known.
+        ValueError
+            If options do not go together, the slides are too small to hold out a block, a batch has fewer windows than
+            there are devices, or ``checkpoint_dir`` holds another training.
+        FloatingPointError
+            If the loss is no longer finite. The error names the step, its windows and the file that they were written to.
+        OSError
+            If a checkpoint cannot be written; those before it are whole.
+
+        Warns
+        -----
+        UserWarning
+            Once, before anything is trained, if slides have fewer than 16 places for a window, none with enough data or
+            none at all, or if ``masking`` often cannot hide a region; with numbers, and what to do.
+        """
+        chosen = TrainingOptions.of(self.unit, max_epochs, **options)
+        optimizer = changed_optimizer(self.optimizer, plan_kwargs)
+        corpus, self.optimizer = self._corpus_for(None), optimizer
+        self.history, n_tokens = train_module(
+            self.module,
+            corpus,
+            self.spec,
+            self.unit,
+            optimizer=optimizer,
+            options=chosen,
+            start=self._start(),
+            seed=self.seed,
+        )
+        self.n_tokens_seen += n_tokens
+        self.is_trained = True
+        self.readout = None
+        if self.unit.name == "patch" and self.spec.masking != "site_gene":
+            # Once, and not in every process: they may differ in the last digits.
+            self.readout = from_first_process(self._fitted_readout)
+
+    def _start(self) -> dict[str, Any]:
+        """What a training starts from, for its checkpoints; JSON-compatible."""
+        slides = self.manifest["slides"]
+        return {
+            "model": type(self).__name__,
+            **{name: getattr(self, name) for name in ("seed", "target_sum", "n_tokens_seen")},
+            **{name: asdict(getattr(self, name)) for name in PARTS},
+            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
+            "adapted_from": self.manifest.get("adapted_from", ""),
+            "n_slides": len(slides),
+            "slides": dict(zip(slides["name"], slides["counts_sha256"], strict=True)),
+        }
+
+    def fit_readout(self) -> None:
+        """Fit scale and codes of the context embedding on the training slides; :meth:`train` does so at its end."""
+        if self.corpus is None:
+            raise ValueError(
+                "Scale and codes of the context embedding are fitted on the slides that a model was built with, and this one "
+                "was loaded without any: pass `data` to `STImage.load`, or `mode='visible'`."
+            )
+        self.readout = self._fitted_readout()
+
+    def _fitted_readout(self) -> Readout:
+        options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed}
+        return Readout.fit(self.module, list(self.corpus), **options)
+
+    def adapt(
+        self,
+        data: AnnData | Sequence[AnnData] | Corpus,
+        max_epochs: int = 10,
+        *,
+        seed: int | None = None,
+        **training: Any,
+    ) -> Self:
+        """Train a copy of this model further on some slides, without labels; this model stays as it is.
+
+        Gene embeddings start anew from the principal axes of these slides, turned so that tokens stay as near as can be to
+        what they were: genes that did not vary in the tissues of the training are heard from the start. Genes that a slide
+        does not measure are left out of its windows, and their embeddings stay as they were.
+
+        Parameters
+        ----------
+        data
+            Slides, over any genes that overlap the vocabulary. A slide may be smaller than the window.
+        max_epochs
+            Number of epochs.
+        seed
+            Seed of windows, genes and masks; that of the training by default.
+        training
+            Passed on to :meth:`train`.
+
+        Returns
+        -------
+        Self
+            The adapted copy. Its manifest names the slides of both trainings, ``adapted_from`` (model id) and
+            ``adapted_epochs``.
+
+        Examples
+        --------
+        >>> import stimage as sti
+        >>> first, second = (sti.datasets.simulate_tissue(n_rows=20, n_cols=20, seed=seed) for seed in (0, 1))
+        >>> for adata in (first, second):
+        ...     sti.pp.compact_grid(adata)
+        >>> model = sti.models.STImage(first, window=8, n_pool_genes=200, n_genes=64)
+        >>> model.adapt(second, 1, enable_progress_bar=False).manifest["adapted_epochs"]
+        1
+        """
+        _validate.check_positive("max_epochs", max_epochs)
+        if seed is not None:
+            _validate.check_seed(seed)
+        adapted = copy.copy(self)
+        adapted.module = copy.deepcopy(self.module)
+        adapted.corpus = self._corpus_for(data)
+        adapted.seed = self.seed if seed is None else seed
+        added = manifest_of(adapted.corpus)
+        adapted.manifest = {
+            **self.manifest,
+            "slides": pd.concat([self.manifest["slides"], added["slides"]], ignore_index=True),
+            "adapted_from": self.model_id,
+            "adapted_epochs": self.manifest.get("adapted_epochs", 0) + max_epochs,
+        }
+        turn_genes_to(adapted.module, list(adapted.corpus))
+        adapted.train(max_epochs, **training)
+        return adapted
+
+    def get_latent_representation(
+        self,
+        data: AnnData | Sequence[AnnData] | Corpus | None = None,
+        *,
+        mode: EmbeddingMode | None = None,
+        tile_size: int | None = None,
+        n_genes: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        output: str | Path | None = None,
+    ) -> np.ndarray | zarr.Array:
+        """One vector per observation.
+
+        Parameters
+        ----------
+        data
+            Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
+        mode
+            ``"visible"``: the encoder's output at a visible site; ``"context"``: its output at a site while that is masked
+            together with a random half of the slide, scaled, beside the site's niche codes, see the user guide. By default
+            ``"context"`` with windows; the other units have ``"visible"`` alone.
+        tile_size
+            Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
+            training, so that most sites have their surroundings on all sides.
+        n_genes
+            Genes drawn in each of three repeats, which are averaged; by default all genes are used.
+        batch_size
+            Windows in a forward pass at most. The result does not depend on it.
+        seed
+            Seed of the choice of masked sites and of gene draws.
+        output
+            Path of a zarr array to write the embedding to instead, a few rows of windows at a time: for slides whose
+            embedding does not fit into memory. It appears there when it is complete.
+
+        Returns
+        -------
+        numpy.ndarray or zarr.Array
+            Embedding (observations x 128 with the default sizes, and up to 30 codes with ``"context"``), float32, in the order
+            of the AnnData. With ``output`` the array on disk, open for reading; its attributes say where it comes from,
+            as ``uns["stimage"]`` does.
+
+        Raises
+        ------
+        FileExistsError
+            If there is something at ``output`` already.
+        RuntimeError
+            If another process writes to ``output``.
+        """
+        asked = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes, "seed": seed}
+        options = EmbeddingOptions(self.spec, self.unit, **asked, batch_size=batch_size)
+        if output is not None:
+            check_absent(output)
+        corpus = self._corpus_for(data)
+        n_dimensions = self._embedding_length(options)
+        embed = slide_embedder(self.module, self.readout, options)
+        if output is None:
+            return embedding_in_memory(corpus, n_dimensions, embed)
+        notes = self.embedding_record(None if data is None or isinstance(data, Sequence) else data, **asked)
+        return embedding_on_disk(path_of(output), corpus, n_dimensions, embed, notes)
+
+    def embed_corpus(
+        self, data: AnnData | Sequence[AnnData] | Corpus | None, output: str | Path, **options: Any
+    ) -> zarr.Group:
+        """Embed many slides, one after the other, to a zarr group with an array for each.
+
+        An array appears in the group when it is complete. The same call resumes after an interruption with the slides that
+        are missing; so it does with slides that were added to the corpus.
+
+        Parameters
+        ----------
+        data
+            Slides to embed, in memory or on disk; those of the model when ``None``.
+        output
+            Path of the group; made when absent.
+        options
+            ``mode``, ``tile_size``, ``n_genes``, ``batch_size`` and ``seed`` of :meth:`get_latent_representation`.
+
+        Returns
+        -------
+        zarr.Group
+            The group, open for reading. Its attributes say which model and options the embeddings come from, those of an
+            array (observations of the slide in the order of its AnnData x dimensions, float32) which ``slide`` it is of.
+            Arrays are called like slides; characters that paths give a meaning to are written as in URLs.
+
+        Raises
+        ------
+        FileExistsError
+            If there is something else at ``output``.
+        RuntimeError
+            If another process writes to ``output``.
+        ValueError
+            If the group there was made by another model, with other options or from other slides of the same names.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import stimage as sti
+        >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+        >>> sti.pp.compact_grid(adata)
+        >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     group = model.embed_corpus(adata, f"{folder}/embeddings.zarr", mode="visible")
+        ...     print(group["slide"].shape == (adata.n_obs, 128))
+        True
+        """
+        chosen = EmbeddingOptions(self.spec, self.unit, **options)
+        _validate.check_path("output", output)
+        corpus, n_dimensions = self._corpus_for(data), self._embedding_length(chosen)
+        embed, notes = slide_embedder(self.module, self.readout, chosen), self.embedding_record(**options)
+        return embeddings_on_disk(path_of(output), corpus, n_dimensions, embed, notes)
+
+    def _embedding_facts(self, **options: Any) -> dict[str, Any]:
+        return EmbeddingOptions(self.spec, self.unit, **options).record()
+
+    def _embedding_length(self, options: EmbeddingOptions) -> int:
+        """Length of a site's vector. Fits the readout if it is needed and there is none yet."""
+        if options.mode == "visible":
+            return self.autoencoder.dim
+        if self.readout is None:
+            self.fit_readout()
+        return self.autoencoder.dim + self.readout.codes.n_codes
+
+    def reconstruct(
+        self,
+        slide: Slide,
+        hidden: np.ndarray,
+        *,
+        interval: float | None = None,
+        context: int = 8,
+        calibrated: bool = True,
+        batch_size: int = 8,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Expression of hidden sites of a slide, predicted from the sites around them.
+
+        By default the prediction is calibrated on visible sites: up to sixteen regions of the same shape are hidden
+        elsewhere on the slide, one after the other, and how well they are predicted says how far to trust the model and how
+        far the mean of the nearest visible sites; see the user guide. No hidden value is used.
+
+        With the units ``"spot"`` and ``"neighborhood"``, which know no hidden sites, the mean embedding of the 16 nearest
+        visible sites is decoded; ``context`` plays no part.
+
+        Parameters
+        ----------
+        slide
+            The slide, over this model's genes.
+        hidden
+            Boolean mask over its sites.
+        interval
+            Also return bounds that hold this share of measured values: those of the shortest interval that does so in the
+            regions of the calibration, for each gene and level of predicted expression.
+        context
+            Sites of surroundings on every side of the hidden sites.
+        calibrated
+            Calibrate the prediction, or return it as the model makes it.
+        batch_size
+            Windows in a forward pass.
+        seed
+            Seed of the regions that it is calibrated on.
+
+        Returns
+        -------
+        numpy.ndarray
+            log1p of counts per 10,000 (hidden sites x genes). With ``interval`` expression, lower and upper bounds
+            (3 x hidden sites x genes), NaN for genes that the slide lacks, and where it has no room for a second such region.
+
+        Raises
+        ------
+        ValueError
+            If the model never saw hidden sites, ``interval`` is not between 0 and 1, or it is asked for uncalibrated.
+        """
+        check_filling(self.spec, self.unit, context=context, interval=interval, seed=seed)
+        if interval is not None and not calibrated:
+            raise ValueError("`interval` comes from the calibration: leave out `calibrated=False`.")
+        scaled = slide.to_target_sum(self.target_sum)
+        predict = region_predictor(self.module, self.spec, self.unit, scaled, context=context, batch_size=batch_size)
+        if not calibrated:
+            return predict(slide, hidden)
+        return calibrated_reconstruction(predict, slide, hidden, seed=seed, interval=interval)
+
+    def reconstruct_region(
+        self,
         adata: AnnData,
         *,
-        layer: str | None = None,
-        slide_key: str | None = None,
-        grid_key: str = _keys.GRID,
-        donor_key: str | None = None,
-    ) -> None:
-        """Say where an AnnData keeps raw counts, slides and donors.
+        region: str | Sequence[str] | np.ndarray | pd.Series | None = None,
+        size: int | None = None,
+        context: int = 8,
+        interval: float | None = None,
+        seed: int = 0,
+    ) -> RegionResult:
+        """Hide a region of an AnnData and fill it in, without writing to it; see :func:`stimage.tl.reconstruct_region`.
 
         Parameters
         ----------
         adata
             AnnData after :func:`stimage.pp.compact_grid`.
-        layer
-            Layer with raw counts; ``X`` by default.
-        slide_key
-            Key in ``obs`` of each observation's slide. By default the one that the grid was built with.
-        grid_key
-            ``key_added`` of the grid.
-        donor_key
-            Key in ``obs`` of who the tissue is from, which a model notes: :func:`stimage.benchmark.compare` refuses to
-            test on a donor that was trained on.
+        region, size, context, interval, seed
+            As in :func:`stimage.tl.reconstruct_region`.
 
         Returns
         -------
-        None
-            Writes ``uns["stimage"]["setup"]``.
+        RegionResult
+            Which observations were hidden, the expression and its errors.
+        """
+        options = {"context": context, "interval": interval, "seed": seed}
+        fill = self.filler(**options)
+        return reconstruct_region(adata, self.vocabulary, fill, region=region, size=size, **options)
+
+    def filler(self, *, context: int, interval: float | None, seed: int) -> Fill:
+        """How this model fills in hidden sites of a slide; raises ``ValueError`` if it cannot, or for a wrong option.
+
+        Parameters
+        ----------
+        context, interval, seed
+            As in :meth:`reconstruct`.
+
+        Returns
+        -------
+        Callable
+            From a slide and its hidden sites to expression, with ``interval`` followed by bounds (1 or 3 x hidden sites x
+            genes).
+        """
+        check_filling(self.spec, self.unit, context=context, interval=interval, seed=seed)
+
+        def fill(slide: Slide, hidden: np.ndarray) -> np.ndarray:
+            if not hidden.any():
+                return np.empty((1 if interval is None else 3, 0, len(self.genes)), dtype=np.float32)
+            filled = self.reconstruct(slide, hidden, interval=interval, context=context, seed=seed)
+            return filled[None] if interval is None else filled
+
+        return fill
+
+    @classmethod
+    def load(cls, directory: str | Path, data: AnnData | Sequence[AnnData] | Corpus | None = None) -> Self:
+        """Read a model that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        directory
+            The checkpoint.
+        data
+            Slides for :meth:`train` and :meth:`get_latent_representation` without arguments.
+
+        Returns
+        -------
+        Self
+            The model, as it was saved.
 
         Raises
         ------
-        KeyError
-            If grid, layer, slide key or donor key are missing.
+        FileNotFoundError
+            If there is no checkpoint.
         ValueError
-            If the counts are not raw counts.
+            If it is of another kind or version, truncated or altered.
         """
-        _validate.check_anndata(adata)
-        setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
-        check_setup(adata, setup)
-        setup = {key: value or "" for key, value in setup.items()}
-        adata.uns[_keys.STIMAGE] = {**notes_of(adata), "setup": setup}
+        model = cls._load(directory)
+        model.corpus = None if data is None else model._corpus_for(data)
+        return model
 
-    def _check_hides_sites(self, what: str, advice: str) -> None:
-        if self.spec.masking == "site_gene":
-            raise ValueError(
-                f"{what} hides sites, which a model trained with `masking='site_gene'` never saw: {advice}."
-            )
+    def save(self, directory: str | Path, *, overwrite: bool = False, half_precision: bool = False) -> None:
+        """Write the model as safetensors and JSON; of several processes that trained together the first one does.
+
+        Parameters
+        ----------
+        directory
+            Where to write; made when absent.
+        overwrite
+            Replace a model that is there.
+        half_precision
+            Store weights as 16-bit floating point numbers, in half the space; a loaded model computes in 32 bits again.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a model and ``overwrite`` is not set.
+        ValueError
+            If a weight is larger than half precision can hold.
+        """
+        tensors = tensors_of(self.module, self.readout, half_precision=half_precision)
+        self._save(directory, tensors, overwrite=overwrite)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return tensors_of(self.module, self.readout)
+
+    def _stored_id(self, *, half_precision: bool = False, **_: Any) -> str:
+        stored = tensors_of(self.module, self.readout, half_precision=half_precision)
+        return tensors_id({name: tensor.float() for name, tensor in stored.items()})
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            **{name: asdict(getattr(self, name)) for name in PARTS},
+            **{name: getattr(self, name) for name in ("target_sum", "is_trained", "n_tokens_seen")},
+            "history": losses_by_name(self.history),
+        }
+
+    def _restore(self, stored: StoredConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
+        vars(self).update(restored(stored, weights, len(self.genes)))
+
+    def _facts(self) -> dict[str, Any]:
+        adapted = {"adapted_from": "", "adapted_epochs": 0}
+        return {"unit": self.unit.name, **{name: self.manifest.get(name, none) for name, none in adapted.items()}}
+
+    def _card_facts(self) -> dict[str, str]:
+        spec, unit = self.spec, self.unit.name
+        sample = f"{spec.window} x {spec.window} sites" if unit == "patch" else f"{unit}, {spec.window**2} in a sample"
+        return {
+            "window" if unit == "patch" else "unit": f"{sample}, {spec.n_genes} genes, {spec.mask_ratio:.0%} hidden",
+            **training_facts(self.module, self.history, self.seed, trained=self.is_trained),
+        }
 
     def _corpus_for(self, data: AnnData | Sequence[AnnData] | Corpus | None) -> Corpus:
-        if data is None:
-            if self.corpus is None:
-                raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STImage.load`.")
-            return self.corpus
-        if not isinstance(data, Corpus):
-            return corpus_of(data, self.vocabulary).to_target_sum(self.target_sum)
-        if not np.array_equal(data.genes, self.genes):
-            raise ValueError(
-                f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "
-                f"{_validate.listing(self.genes, 3)}): build it with `genes=model.genes`."
-            )
-        return data.to_target_sum(self.target_sum)
+        if data is None and self.corpus is None:
+            raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STImage.load`.")
+        return self.corpus if data is None else corpus_over(data, self.vocabulary).to_target_sum(self.target_sum)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from stimage import _validate
 from stimage.modules._alignment_encoders import FeatureTokens, GeneMLPEncoder, GeneTransformerEncoder
 from stimage.modules._contrastive import Temperature, info_nce
 from stimage.modules._fusion import SymmetricCrossAttention
@@ -50,6 +52,11 @@ class AlignerConfig:
         How much more or less stained the pixels of spots are made in training, see :func:`jitter_stain`; 0 for not at all.
         Only where an encoder of pixels is trained: frozen features are computed once.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is none, or sizes do not go together.
+
     Examples
     --------
     >>> from dataclasses import asdict
@@ -71,6 +78,23 @@ class AlignerConfig:
     weights: tuple[float, float, float] = (0.4, 0.3, 0.3)
     spot_genes: str = "expression"
     stain_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_tokens", "n_fused", "n_layers", "n_heads"):
+            _validate.check_positive(name, getattr(self, name))
+        _validate.check_share("dropout", self.dropout)
+        low, high = Temperature.bounds
+        if not low <= self.temperature <= high:
+            raise ValueError(f"`temperature` must be between {low} and {high}, found {self.temperature}.")
+        if not 0 <= self.stain_jitter < math.inf:
+            raise ValueError(f"`stain_jitter` must be a number >= 0, found {self.stain_jitter}.")
+        if self.adaptive and self.dim % self.n_heads:
+            raise ValueError(f"`n_heads`={self.n_heads} does not divide `dim`={self.dim}.")
+        if self.fusion and self.n_fused % 2:
+            raise ValueError(f"`n_fused` must be even, found {self.n_fused}: half of it comes from each modality.")
+        if len(self.weights) != 3 or min(self.weights) < 0 or not sum(self.weights):
+            raise ValueError(f"`weights` must be three numbers >= 0, not all 0, found {self.weights}.")
+        _validate.check_choice("spot_genes", self.spot_genes, ("expression", "embedding"))
 
 
 class AlignmentBatch(NamedTuple):
@@ -176,10 +200,6 @@ class SpotNicheAligner(nn.Module):
         spot_image_encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if len(config.weights) != 3 or min(config.weights) < 0 or not sum(config.weights):
-            raise ValueError(f"`weights` must be three numbers >= 0, not all 0, found {config.weights}.")
-        if config.spot_genes not in ("expression", "embedding"):
-            raise ValueError(f'`spot_genes` must be "expression" or "embedding", found {config.spot_genes!r}.')
         if spot_image_encoder is not None and n_spot_image is None:
             raise ValueError("`spot_image_encoder` needs `n_spot_image`, the length of its features.")
         self.config = config

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stimage import _validate
 from stimage.modules._gene_tokens import GeneTokens
 from stimage.modules._transformer import SiteTransformer
 
@@ -32,6 +33,11 @@ class AutoencoderConfig:
     dropout
         Dropout in all blocks.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is none, or the heads do not divide ``dim``.
+
     Examples
     --------
     >>> from stimage.modules import AutoencoderConfig
@@ -46,6 +52,14 @@ class AutoencoderConfig:
     decoder_layers: int = 0
     decoder_feedforward: int = 512
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_layers", "n_heads", "dim_feedforward", "decoder_feedforward"):
+            _validate.check_positive(name, getattr(self, name))
+        _validate.check_positive("decoder_layers", self.decoder_layers, smallest=0)
+        _validate.check_share("dropout", self.dropout)
+        if self.dim % self.n_heads:
+            raise ValueError(f"`n_heads`={self.n_heads} does not divide `dim`={self.dim}.")
 
 
 class MaskedAutoencoder(nn.Module):

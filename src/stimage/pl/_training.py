@@ -46,8 +46,8 @@ def training(model: STImage, *, show: bool | None = None, save: str | Path | Non
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 2, "enable_progress_bar": False}
-    >>> model = sti.tl.pretrain(adata, **options)
+    >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
     >>> figure = sti.pl.training(model)
     """
     history = getattr(model, "history", None)

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate
 from stimage._settings import seed_of
-from stimage.models import PatchSpec, STAlign, STImage
-from stimage.models._setup import check_setup
+from stimage.models import STAlign, STImage
+from stimage.models._options import changed_optimizer, group_of, trainer_keys
+from stimage.models._setup import check_setup, with_setup
 from stimage.models.alignment._training import check_alignment_options
+from stimage.train import AlignmentOptimizerConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stimage.data._alignment_data import Negatives
-    from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
+    from stimage.modules import ImageEncoder, ScGPTEncoder
 
 
 def align(
@@ -28,26 +29,14 @@ def align(
     niche_key: str = _keys.NICHE,
     donor_key: str | None = None,
     image_encoder: str | ImageEncoder | None = "efficientnet_lite0",
-    niche_image_encoder: str | ImageEncoder | None = None,
-    train_image_encoder: bool = False,
     gene_encoder: STImage | ScGPTEncoder | None = None,
-    patches: PatchSpec | None = None,
-    spot_context: bool = True,
-    niches: bool = True,
-    n_image_components: int = 128,
     image_dir: str | Path | None = None,
-    cache_dir: str | Path | None = None,
-    config: AlignerConfig | None = None,
-    spectral_start: bool = True,
     max_epochs: int = 20,
     batch_size: int = 128,
-    negatives: Negatives = "slide",
-    learning_rate: float | None = None,
-    accelerator: str = "auto",
-    devices: int | str | list[int] = "auto",
-    num_workers: int = 0,
     seed: int | None = 0,
-    **trainer_kwargs: Any,
+    model_kwargs: dict[str, Any] | None = None,
+    plan_kwargs: dict[str, Any] | None = None,
+    trainer_kwargs: dict[str, Any] | None = None,
 ) -> STAlign:
     """Align images and expression of spots and of their niches (ST-Align). No labels are used.
 
@@ -72,44 +61,25 @@ def align(
     image_encoder
         Frozen encoder of image patches: a name, one from :func:`stimage.modules.load_image_encoder` for weights on your
         disk, or ``None`` to align without images.
-    niche_image_encoder
-        Encoder of niche patches; by default that of spots, and ``"efficientnet_lite0"`` where that is trained.
-    train_image_encoder
-        Train the spot encoder along, on pixels; for GPUs.
     gene_encoder
         Frozen encoder of the expression of spots; by default a perceptron that is trained along.
-    patches
-        Which image patches are looked at.
-    spot_context
-        Whether the image of a spot is its patch beside that of its niche.
-    niches
-        Whether niches are seen at all.
-    n_image_components
-        Principal components of image features that are kept at each level.
     image_dir
         Folder of the image files that ``uns["spatial"]`` names by relative paths.
-    cache_dir
-        Folder that keeps image features; by default in the user's cache.
-    config
-        Sizes, losses and parts of the module, see :class:`stimage.modules.AlignerConfig`.
-    spectral_start
-        Start in closed form, or at random.
     max_epochs
         Number of epochs, in each of which every spot is seen once.
     batch_size
         Most spots in a batch.
-    negatives
-        ``"slide"`` or ``"batch"``: whether a spot is told apart from others of its slide, or of all slides.
-    learning_rate
-        Highest learning rate; by default 1e-4 (the paper, on 1.3 million spots: 5e-4).
-    accelerator, devices
-        Where to train, as in Lightning.
-    num_workers
-        Processes that prepare batches. Results do not depend on it.
     seed
         Seed of everything random. ``None`` takes ``scvi.settings.seed``, or 0 where that is not set.
+    model_kwargs
+        Further options of :class:`stimage.models.STAlign`: ``niche_image_encoder``, ``train_image_encoder``, ``patches``,
+        ``spot_context``, ``niches``, ``n_image_components``, ``cache_dir``, ``config`` and ``spectral_start``.
+    plan_kwargs
+        How it is optimised: ``learning_rate`` (by default 1e-4; the paper, on 1.3 million spots, has 5e-4),
+        ``weight_decay``, ``warmup`` and ``gradient_clip``, see :class:`stimage.train.AlignmentOptimizerConfig`.
     trainer_kwargs
-        Passed on to :class:`scvi.train.Trainer`.
+        How it is run: further options of :meth:`stimage.models.STAlign.train`, such as ``negatives``, ``accelerator`` and
+        ``num_workers``, or arguments of :class:`scvi.train.Trainer`.
 
     Returns
     -------
@@ -120,6 +90,8 @@ def align(
     ------
     KeyError
         If a grid, niches, an image, a layer or a key is missing.
+    TypeError
+        If a key of one of the groups of options is not known.
     ValueError
         If counts are not raw, spots lie outside their image, or slides have no gene in common. The AnnData stay as they
         were when training fails.
@@ -131,8 +103,14 @@ def align(
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
     >>> sti.pp.build_niches(adata)
-    >>> options = {"n_pool_genes": 200, "config": AlignerConfig(dim=32, n_layers=1), "enable_progress_bar": False}
-    >>> aligner = sti.tl.align(adata, image_encoder=None, max_epochs=1, **options)
+    >>> aligner = sti.tl.align(
+    ...     adata,
+    ...     n_pool_genes=200,
+    ...     image_encoder=None,
+    ...     max_epochs=1,
+    ...     model_kwargs={"config": AlignerConfig(dim=32, n_layers=1)},
+    ...     trainer_kwargs={"enable_progress_bar": False},
+    ... )
     >>> sti.tl.embed(adata, aligner, level="niche")
     >>> adata.obsm["X_stimage"].shape == (adata.n_obs, 32)
     True
@@ -143,46 +121,29 @@ def align(
     """
     adatas = _validate.check_anndatas(adatas, "adatas")
     seed = seed_of(seed)
-    training_options = {
-        "max_epochs": max_epochs,
-        "batch_size": batch_size,
-        "negatives": negatives,
-        "learning_rate": learning_rate,
-        "num_workers": num_workers,
-    }
-    check_alignment_options(**training_options)
+    named = {"data", "genes", "n_pool_genes", "niche_key", "image_encoder", "gene_encoder", "image_dir", "seed"}
+    model_kwargs = group_of("model_kwargs", model_kwargs, _validate.keyword_names(STAlign.__init__), named)
+    changed_optimizer(AlignmentOptimizerConfig(), plan_kwargs)
+    own = _validate.keyword_names(STAlign.train)
+    trainer_kwargs = group_of(
+        "trainer_kwargs", trainer_kwargs, [*own, *trainer_keys()], {"max_epochs", "batch_size", "plan_kwargs"}
+    )
+    check_alignment_options(max_epochs=max_epochs, batch_size=batch_size, **trainer_kwargs)
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     for adata in adatas:
         check_setup(adata, setup)
-    before = [adata.uns.get(_keys.STIMAGE) for adata in adatas]
-    try:
-        for adata in adatas:
-            STAlign.setup_anndata(adata, **setup)
-        model = STAlign(
-            adatas,
-            genes=genes,
-            n_pool_genes=n_pool_genes,
-            image_encoder=image_encoder,
-            niche_image_encoder=niche_image_encoder,
-            train_image_encoder=train_image_encoder,
-            gene_encoder=gene_encoder,
-            patches=patches,
-            spot_context=spot_context,
-            niches=niches,
-            n_image_components=n_image_components,
-            niche_key=niche_key,
-            image_dir=image_dir,
-            cache_dir=cache_dir,
-            config=config,
-            spectral_start=spectral_start,
-            seed=seed,
-        )
-        model.train(accelerator=accelerator, devices=devices, **training_options, **trainer_kwargs)
-    except BaseException:
-        for adata, notes in zip(adatas, before, strict=True):
-            if notes is None:
-                adata.uns.pop(_keys.STIMAGE, None)
-            else:
-                adata.uns[_keys.STIMAGE] = notes
-        raise
+    model = STAlign(
+        [with_setup(adata, setup) for adata in adatas],
+        genes=genes,
+        n_pool_genes=n_pool_genes,
+        image_encoder=image_encoder,
+        gene_encoder=gene_encoder,
+        niche_key=niche_key,
+        image_dir=image_dir,
+        seed=seed,
+        **model_kwargs,
+    )
+    model.train(max_epochs, batch_size=batch_size, plan_kwargs=plan_kwargs, **trainer_kwargs)
+    for adata in adatas:
+        STAlign.setup_anndata(adata, **setup)
     return model

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stimage import _keys, _validate
 from stimage._settings import seed_of
-from stimage.models.clustering import METHODS, by_size, cluster, confidence, merged, split, voted
+from stimage.models.clustering import METHODS, by_size, cluster, confidence, nested_labels, places_of, voted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -121,7 +121,7 @@ def domains(
     for name, number in [("n_domains", n_domains), *(("levels", level) for level in _numbers(levels))]:
         if number is not None:
             _check_number(adata, name, number)
-    positions, slides = _places(adata)
+    positions, slides = places_of(adata)
     if smooth_neighbors and positions is None:
         raise KeyError(
             "`smooth_neighbors` needs positions: there is neither a grid nor adata.obsm['spatial'], or slides were joined "
@@ -140,13 +140,8 @@ def domains(
     labels = found.labels
     if smooth_neighbors:
         labels = by_size(voted(labels, positions, slides, smooth_neighbors))
-    n_found = int(labels.max()) + 1
-    columns = {key_added: labels}
-    for level in _numbers(levels):
-        if level <= n_found:
-            columns[_keys.domain_level(key_added, level)] = by_size(merged(found.vectors, labels, level))
-        else:
-            columns[_keys.domain_level(key_added, level)] = by_size(split(found.vectors, labels, level, seed))
+    nested = nested_labels(found.vectors, labels, _numbers(levels), seed)
+    columns = {key_added: labels, **{_keys.domain_level(key_added, level): part for level, part in nested.items()}}
     for name, asked in [(key_added, n_domains), *((_keys.domain_level(key_added, n), n) for n in _numbers(levels))]:
         if asked is not None and columns[name].max() + 1 != asked:
             _warn_of_other_number(columns[name].max() + 1, asked, method, smooth_neighbors)
@@ -159,7 +154,7 @@ def domains(
     adata.obs[_keys.domain_confidence(key_added)] = confidence(found.vectors, labels)
     params: dict[str, Any] = {"use_rep": use_rep, "method": method, "n_components": n_components, "seed": seed}
     params |= {"levels": ", ".join(map(str, _numbers(levels))), "smooth_neighbors": smooth_neighbors}
-    adata.uns[key_added] = {"params": params, "n_domains": n_found}
+    adata.uns[key_added] = {"params": params, "n_domains": int(labels.max()) + 1}
     if found.curve is not None:
         adata.uns[key_added]["criterion"] = found.curve
     return adata if copy else None
@@ -177,25 +172,6 @@ def _check_number(adata: AnnData, parameter: str, number: int) -> None:
         raise ValueError(
             f"`{parameter}`={number} must be below the number of observations, {adata.n_obs}: ask for fewer."
         )
-
-
-def _places(adata: AnnData) -> tuple[np.ndarray | None, np.ndarray]:
-    """Position of each observation, if any are known, and its slide."""
-    grid = adata.uns.get(_keys.GRID) if _validate.has_grid(adata, _keys.GRID) else None
-    if grid is None and _keys.grid_row() in adata.obs:
-        # Slides that were joined: the grid that told them apart is lost, and their positions lie on top of each other.
-        return None, np.zeros(adata.n_obs, dtype=np.int64)
-    slide_key = "" if grid is None else str(grid["params"]["slide_key"])
-    slides = np.zeros(adata.n_obs, dtype=np.int64)
-    if slide_key and slide_key in adata.obs:
-        slides = adata.obs[slide_key].astype("category").cat.codes.to_numpy()
-    for key in (_keys.SPATIAL, _keys.grid_position()):
-        if key in adata.obsm:
-            positions = np.asarray(adata.obsm[key])
-            numbers = positions.ndim == 2 and positions.shape[1] >= 2 and np.issubdtype(positions.dtype, np.number)
-            if numbers and np.isfinite(positions[:, :2]).all():
-                return positions[:, :2].astype(np.float64), slides
-    return None, slides
 
 
 def _warn_of_other_number(found: int, asked: int, method: str, smooth_neighbors: int) -> None:

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
 from stimage import _keys, _validate, pretrained
 from stimage._settings import seed_of
 from stimage.models import STImage
 from stimage.models._setup import setup_of, with_layer
 from stimage.models.regions._holes import fill_holes as filled_holes
+from stimage.models.regions._holes import holes_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,15 +73,13 @@ def fill_holes(
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
-    >>> model = sti.tl.pretrain(adata, **options)
+    >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
     >>> torn = adata[~(adata.obs["grid_row"].between(9, 10) & adata.obs["grid_col"].between(9, 10))].copy()
     >>> holes = sti.tl.fill_holes(torn, model)
     >>> {"hole_9_9", "hole_9_10", "hole_10_9", "hole_10_10"} <= set(holes.obs_names)
     True
     """
-    from anndata import AnnData
-
     _validate.check_anndata(adata)
     if model is not None:
         _validate.check_model(model, STImage)
@@ -97,34 +93,11 @@ def fill_holes(
     coordinates = _validate.check_spatial(adata, spatial_key)
     model = pretrained.load() if model is None else model
     counted = with_layer(adata, layer)
-    slides = filled_holes(model, counted, coordinates, interval=interval, context=context, seed=seed)
+    fill = model.filler(context=context, interval=interval, seed=seed)
+    slides = filled_holes(counted, model.vocabulary, coordinates, fill)
 
-    columns = model.vocabulary.match(adata).first_variable
-    shared = columns >= 0
-    names, obs = [], []
-    for holes in slides:
-        prefix = f"{holes.slide}_" if len(slides) > 1 else ""
-        exists = holes.observation >= 0
-        names += [
-            adata.obs_names[number] if number >= 0 else f"{prefix}hole_{row}_{col}"
-            for (row, col), number in zip(holes.site_index, holes.observation, strict=True)
-        ]
-        part = pd.DataFrame(
-            holes.site_index.astype(np.int32), columns=[_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
-        )
-        obs.append(part.assign(is_observation=exists, **({slide_key: holes.slide} if slide_key else {})))
-    expression = np.concatenate([holes.expression for holes in slides], axis=1)[:, :, shared]
-    found = AnnData(
-        expression[0],
-        obs=pd.concat(obs).set_axis(pd.Index(names, dtype=object)),
-        var=adata.var.iloc[columns[shared]].copy(),
-        obsm={spatial_key: np.concatenate([holes.coordinates for holes in slides])},
-    )
-    if slide_key:
-        found.obs[slide_key] = found.obs[slide_key].astype("category")
-    if interval is not None:
-        found.layers[_keys.region_lower(key_added)], found.layers[_keys.region_upper(key_added)] = expression[1:]
-    found.uns[grid_key] = adata.uns[grid_key]
+    bounds = () if interval is None else (_keys.region_lower(key_added), _keys.region_upper(key_added))
+    found = holes_anndata(adata, slides, model.vocabulary, grid_key=grid_key, slide_key=slide_key, bounds=bounds)
     params = {"context": context, "interval": interval or 0.0, "seed": seed}
     found.uns[key_added] = {"params": {**model.provenance(counted), **params}}
     return found

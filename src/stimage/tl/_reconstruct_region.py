@@ -52,7 +52,7 @@ def reconstruct_region(
         Sites of surroundings that the model sees on every side of the region.
     interval
         Also write bounds between which this share of values would be measured, such as 0.9. Regions of the same shape
-        elsewhere on the slide say how wide they must be, see :meth:`stimage.models.STImage.reconstruct_interval`.
+        elsewhere on the slide say how wide they must be, see :meth:`stimage.models.STImage.reconstruct`.
     seed
         Seed of the block's place and of those that the prediction is calibrated on. ``None`` takes ``scvi.settings.seed``, or
         0 where that is not set.
@@ -91,8 +91,8 @@ def reconstruct_region(
     >>> import stimage as sti
     >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
     >>> sti.pp.compact_grid(adata)
-    >>> options = {"window": 8, "n_pool_genes": 200, "n_genes": 64, "max_epochs": 1, "enable_progress_bar": False}
-    >>> model = sti.tl.pretrain(adata, **options)
+    >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
     >>> sti.tl.reconstruct_region(adata, model, size=4)
     >>> sorted(adata.uns["stimage_region"]["errors"].columns)
     ['mae', 'mse', 'pearson']

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from stimage.train._alignment_plan import AlignmentOptimizerConfig, AlignmentPlan
+    from stimage.train._alignment_plan import AlignmentPlan
     from stimage.train._checkpoint import load_checkpoint, save_checkpoint
     from stimage.train._finite_loss import FiniteLoss
     from stimage.train._history import LossHistory
-    from stimage.train._plan import MaskedTrainingPlan, OptimizerConfig
+    from stimage.train._optimizer import AlignmentOptimizerConfig, OptimizerConfig
+    from stimage.train._plan import MaskedTrainingPlan
     from stimage.train._processes import from_first_process, is_first_process
     from stimage.train._training_checkpoints import Progress, TrainingCheckpoints
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "_alignment_plan": ["AlignmentOptimizerConfig", "AlignmentPlan"],
+        "_alignment_plan": ["AlignmentPlan"],
         "_checkpoint": ["load_checkpoint", "save_checkpoint"],
         "_finite_loss": ["FiniteLoss"],
         "_history": ["LossHistory"],
-        "_plan": ["MaskedTrainingPlan", "OptimizerConfig"],
+        "_optimizer": ["AlignmentOptimizerConfig", "OptimizerConfig"],
+        "_plan": ["MaskedTrainingPlan"],
         "_processes": ["from_first_process", "is_first_process"],
         "_training_checkpoints": ["Progress", "TrainingCheckpoints"],
     },

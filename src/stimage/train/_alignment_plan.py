@@ -1,41 +1,10 @@
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import lightning
 import torch
 
 from stimage.modules import AlignmentBatch, SpotNicheAligner
-
-
-@dataclass(frozen=True)
-class AlignmentOptimizerConfig:
-    """How an aligner is optimised: AdamW with linear warm-up, cosine decay to zero and rising weight decay.
-
-    Parameters
-    ----------
-    learning_rate
-        Highest learning rate.
-    weight_decay
-        Weight decay of matrices at the start and at the end of training, half a cosine in between; biases, norms and
-        the temperature have none.
-    warmup
-        Share of the steps in which the learning rate rises.
-    gradient_clip
-        Largest norm of the gradient.
-
-    Examples
-    --------
-    >>> from stimage.train import AlignmentOptimizerConfig
-    >>> AlignmentOptimizerConfig(learning_rate=1e-4).weight_decay
-    (0.04, 0.4)
-    """
-
-    learning_rate: float = 5e-4
-    weight_decay: tuple[float, float] = (0.04, 0.4)
-    warmup: float = 0.02
-    gradient_clip: float = 1.0
+from stimage.train._optimizer import AlignmentOptimizerConfig, adamw_with_cosine, half_cosine
 
 
 class AlignmentPlan(lightning.LightningModule):
@@ -88,19 +57,11 @@ class AlignmentPlan(lightning.LightningModule):
         """Loss of a batch of spots and niches, an :class:`stimage.modules.AlignmentBatch` or its parts by name."""
         batch = _as_batch(batch)
         losses = self.module.loss(batch)
-        self._log_losses("train", losses, batch, on_step=False)
-        self.log("train_tokens", float(batch.n_spots), on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
-        return losses["loss"]
-
-    def validation_step(self, batch: AlignmentBatch | dict[str, torch.Tensor], batch_index: int) -> None:
-        """Loss of a batch of held-out spots and niches."""
-        batch = _as_batch(batch)
-        self._log_losses("validation", self.module.loss(batch), batch)
-
-    def _log_losses(self, stage: str, losses: dict[str, torch.Tensor], batch: AlignmentBatch, **options: bool) -> None:
         for name, value in losses.items():
             shown = name == "loss"
-            self.log(f"{stage}_{name}", value, on_epoch=True, prog_bar=shown, batch_size=batch.n_spots, **options)
+            self.log(f"train_{name}", value, on_step=False, on_epoch=True, prog_bar=shown, batch_size=batch.n_spots)
+        self.log("train_tokens", float(batch.n_spots), on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+        return losses["loss"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the weight decay of this step."""
@@ -122,7 +83,7 @@ class AlignmentPlan(lightning.LightningModule):
             Weight decay.
         """
         first, last = self.optimizer.weight_decay
-        return last + (first - last) * _half_cosine(step / self.n_steps)
+        return last + (first - last) * half_cosine(step / self.n_steps)
 
     def configure_optimizers(self) -> dict:
         """AdamW and the schedule of its learning rate, stepped after every batch."""
@@ -135,23 +96,10 @@ class AlignmentPlan(lightning.LightningModule):
             {"params": decayed, "weight_decay": config.weight_decay[0], "decays": True},
             {"params": plain, "weight_decay": 0.0, "decays": False},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         n_warmup = round(config.warmup * self.n_steps)
-
-        def factor(step: int) -> float:
-            if step < n_warmup:
-                return (step + 1) / n_warmup
-            return _half_cosine((step - n_warmup) / max(self.n_steps - n_warmup, 1))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_with_cosine(groups, learning_rate=config.learning_rate, n_warmup=n_warmup, n_steps=self.n_steps)
 
 
 def _as_batch(batch: AlignmentBatch | dict[str, torch.Tensor]) -> AlignmentBatch:
     """Data sets, which know no module, give the parts of a batch by name."""
     return batch if isinstance(batch, AlignmentBatch) else AlignmentBatch(**batch)
-
-
-def _half_cosine(progress: float) -> float:
-    """From 1 to 0 as training goes on, and 0 from there."""
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -76,7 +76,6 @@ def make_trainer(*, devices: int | str | list[int], **options: Any) -> lightning
     ValueError
         If it would start processes that the losses do not come back from.
     """
-    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from scvi.train import Trainer
 
     if devices == "auto" and not _was_launched():
@@ -90,7 +89,7 @@ def make_trainer(*, devices: int | str | list[int], **options: Any) -> lightning
         # A job without srun is one process, whatever number of tasks its variables say, and would wait for the others.
         options.setdefault("plugins", [LightningEnvironment()])
     trainer = Trainer(devices=devices, **options)
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if type(trainer.strategy.launcher).__module__.endswith("launchers.multiprocessing"):
         raise ValueError(
             f"{trainer.world_size} devices cannot be used from a notebook or with `strategy={options.get('strategy')!r}`: run "
             "a script with `strategy='ddp'`, or pass `devices=1`."

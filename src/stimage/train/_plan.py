@@ -1,43 +1,13 @@
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import lightning
 import numpy as np
 import torch
 from torchmetrics import MeanMetric
 
 from stimage.modules import MaskedAutoencoder, SpotAutoencoder
+from stimage.train._optimizer import OptimizerConfig, adamw_with_cosine
 from stimage.train._processes import n_processes, sum_over_processes
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How a model is optimised: AdamW with linear warm-up and cosine decay to zero.
-
-    Parameters
-    ----------
-    learning_rate
-        Highest learning rate.
-    weight_decay
-        Weight decay of matrices; biases, norms and the gene embeddings have none.
-    warmup
-        Share of the steps in which the learning rate rises.
-    gradient_clip
-        Largest norm of the gradient.
-
-    Examples
-    --------
-    >>> from stimage.train import OptimizerConfig
-    >>> OptimizerConfig(learning_rate=1e-4).weight_decay
-    0.01
-    """
-
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    gradient_clip: float = 1.0
 
 
 class MaskedTrainingPlan(lightning.LightningModule):
@@ -140,16 +110,13 @@ class MaskedTrainingPlan(lightning.LightningModule):
             (decayed if is_matrix else plain).append(parameter)
         config = self.optimizer
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=self._can_fuse())
-        n_warmup = max(round(config.warmup * self.n_steps), 1)
-
-        def factor(step: int) -> float:
-            if step < n_warmup:
-                return (step + 1) / n_warmup
-            return 0.5 * (1 + math.cos(math.pi * min((step - n_warmup) / max(self.n_steps - n_warmup, 1), 1.0)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_with_cosine(
+            groups,
+            learning_rate=config.learning_rate,
+            n_warmup=max(round(config.warmup * self.n_steps), 1),
+            n_steps=self.n_steps,
+            fused=self._can_fuse(),
+        )
 
     def _can_fuse(self) -> bool | None:
         """One kernel updates all weights, but not with 16-bit floats, whose gradients it would scale itself."""

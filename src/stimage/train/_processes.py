@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import distributed
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 
 
 def n_processes() -> int:
     """Number of processes that train together, 1 where no training on many devices was started."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    # Where torch was never loaded, nothing trains: it need not be loaded to say so.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return 1
+    return distributed.get_world_size()
 
 
 def is_first_process() -> bool:
@@ -28,7 +33,7 @@ def is_first_process() -> bool:
     >>> is_first_process()
     True
     """
-    return n_processes() == 1 or distributed.get_rank() == 0
+    return n_processes() == 1 or sys.modules["torch.distributed"].get_rank() == 0
 
 
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -46,6 +51,8 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     """
     if n_processes() == 1:
         return values.detach()
+    from torch import distributed
+
     values = values.detach().double()
     distributed.all_reduce(values)
     return values
@@ -66,6 +73,8 @@ def from_first_process(compute: Callable[[], Result]) -> Result:
     """
     if n_processes() == 1:
         return compute()
+    from torch import distributed
+
     box = [compute() if is_first_process() else None]
     distributed.broadcast_object_list(box)
     return box[0]

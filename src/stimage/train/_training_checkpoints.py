@@ -204,7 +204,7 @@ class TrainingCheckpoints(lightning.Callback):
         is_complete = trainer.should_stop or n_epochs == trainer.max_epochs
         if n_epochs % self.every_n_epochs and not is_complete:
             return
-        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        state = _state_of(trainer)
         problem = None
         if is_first_process():
             try:
@@ -259,6 +259,26 @@ class _AlreadyRead(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
         return self.states.pop()
+
+
+class _KeptInMemory(TorchCheckpointIO):
+    """Takes a checkpoint from Lightning and writes nothing."""
+
+    state: dict[str, Any] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, *args: Any, **options: Any) -> None:
+        self.state = checkpoint
+
+
+def _state_of(trainer: lightning.Trainer) -> dict[str, Any] | None:
+    """What Lightning saves of a training, in the first process; ``None`` in the others."""
+    usual, kept = trainer.strategy.checkpoint_io, _KeptInMemory()
+    trainer.strategy.checkpoint_io = kept
+    try:
+        trainer.save_checkpoint("nowhere")
+    finally:
+        trainer.strategy.checkpoint_io = usual
+    return kept.state
 
 
 class _DamagedError(Exception):

@@ -1,6 +1,6 @@
 """Damaged and hostile checkpoints: one clear error, or the same model; never anything else.
 
-``STIMAGE_FUZZ=5000 pytest -s tests/models/test_checkpoint_fuzz.py`` tries that many cases; ``-s`` shows what came out.
+``STIMAGE_FUZZ=5000 pytest -s tests/models/checkpoints/test_fuzz.py`` tries that many cases; ``-s`` shows what came out.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import edit_weights
 from helpers import assert_unchanged
 from scipy import sparse
 
@@ -65,16 +64,6 @@ def test_loss_falls(model):
 
 def test_what_stands_for_a_hidden_value_is_learned(model):
     assert model.module.mask_token.detach().abs().max() > 0
-
-
-def test_models_that_had_nothing_for_a_hidden_value_are_read(model, tmp_path):
-    model.save(tmp_path / "model")
-    edit_weights(tmp_path / "model", lambda weights: weights.pop("module.mask_token"))
-    loaded = STImage.load(tmp_path / "model")
-    # As they were trained: a hidden value adds nothing to a token.
-    assert not loaded.module.mask_token.any()
-    slide = model.corpus[0]
-    np.testing.assert_allclose(embed(loaded, slide), embed(model, slide), rtol=1e-5, atol=1e-6)
 
 
 def test_training_is_set_by_the_seed(tissue, fit, model):
@@ -259,7 +248,7 @@ def test_bad_units(tissue, options, error, message):
         with pytest.raises(error, match=message):
             STImage(tissue, window=8, n_pool_genes=60, **options)
         with pytest.raises(error, match=message):
-            tl.pretrain(tissue, window=8, n_pool_genes=60, **options)
+            tl.pretrain(tissue, window=8, n_pool_genes=60, model_kwargs=options)
 
 
 def test_what_units_cannot_do(model, tissue):

@@ -3,10 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 from scipy.spatial import cKDTree
 
@@ -14,16 +13,16 @@ from stimage import _keys, _validate
 from stimage._counts import stored_matrix
 from stimage._features import counted_genes, keep_genes
 from stimage._libraries import image_libraries, library_name
+from stimage._paths import path_of
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
 from stimage.data._corpus import slide_observations
 from stimage.models._setup import corpus_of, setup_of
-from stimage.models.alignment._image_features import PatchSpec, patch_features
+from stimage.models._stimage import STImage
+from stimage.models.alignment._image_features import PatchSpec, default_cache, patch_features
 from stimage.modules import ImageEncoder, ScGPTEncoder
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from stimage.models._stimage import STImage
 
 SPOT_PIXELS = 28
 """Rows and columns of the patch of a spot that an encoder is trained on (ST-Align, Eq. 3)."""
@@ -53,6 +52,23 @@ class ImageReader:
     image_dir: str | Path | None
     cache: Path | None
     spot_pixels: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        spot_encoder: ImageEncoder,
+        niche_encoder: ImageEncoder | None,
+        patches: PatchSpec,
+        *,
+        image_dir: str | Path | None,
+        cache_dir: str | Path | None,
+        spot_pixels: bool,
+    ) -> Self:
+        """A reader that keeps features in a folder, the user's cache by default."""
+        if cache_dir is not None:
+            _validate.check_path("cache_dir", cache_dir)
+        cache = default_cache() if cache_dir is None else path_of(cache_dir)
+        return cls(spot_encoder, niche_encoder, patches, image_dir, cache, spot_pixels=spot_pixels)
 
     def __call__(
         self, adata: AnnData, slide: Slide, boxes: np.ndarray | None, library_id: str
@@ -114,7 +130,7 @@ def paired_corpus_of(
     if niche_key is not None:
         for adata in adatas:
             check_niches(adata, niche_key)
-    corpus = corpus_of(adatas if counts else [_without_counts(adata, genes) for adata in adatas], genes, n_pool_genes)
+    corpus = corpus_of(adatas, genes, n_pool_genes) if counts else _without_counts(adatas, genes)
     names = [name for adata in adatas for name in _slide_names(adata)]
     vectors = [spot_vectors(adata, gene_encoder) for adata in adatas] if counts and gene_encoder is not None else None
     slides = []
@@ -200,15 +216,37 @@ def _slide_names(adata: AnnData) -> list[str]:
     return [name for name, _ in slide_observations(adata, slide_key=setup["slide_key"], grid_key=setup["grid_key"])]
 
 
-def _without_counts(adata: AnnData, vocabulary: Vocabulary) -> AnnData:
-    """The same observations with one count each: for what does not depend on counts."""
-    from anndata import AnnData
-
-    setup = setup_of(adata)
-    _validate.check_grid(adata, setup["grid_key"])
-    parts = (np.ones(adata.n_obs, dtype=np.float32), np.zeros(adata.n_obs, dtype=int), np.arange(adata.n_obs + 1))
-    counts = sparse.csr_matrix(parts, shape=(adata.n_obs, len(vocabulary)))
-    stand_in = AnnData(counts, obs=adata.obs, var=pd.DataFrame(index=vocabulary.genes))
-    stand_in.uns[setup["grid_key"]] = adata.uns[setup["grid_key"]]
-    stand_in.uns[_keys.STIMAGE] = {"setup": {**setup, "layer": ""}}
-    return stand_in
+def _without_counts(adatas: list[AnnData], vocabulary: Vocabulary) -> Corpus:
+    """The places of the observations alone, for what does not depend on counts."""
+    slides, source = [], []
+    for number, adata in enumerate(adatas):
+        setup = setup_of(adata)
+        grid = _validate.check_grid(adata, setup["grid_key"])
+        sites = _validate.grid_sites(adata, setup["grid_key"])
+        places = slide_observations(adata, slide_key=setup["slide_key"], grid_key=setup["grid_key"])
+        for name, observations in places:
+            facts = grid.loc[name]
+            shape = (int(facts["n_rows"]), int(facts["n_cols"]))
+            if (sites[observations] >= shape).any():
+                raise ValueError(
+                    f"Observations of slide {name!r} lie outside its grid: run `stimage.pp.compact_grid` again."
+                )
+            flat = np.ravel_multi_index(tuple(sites[observations].T), shape)
+            used, site_of_observation = np.unique(flat, return_inverse=True)
+            raster = np.full(shape, -1, dtype=np.int32)
+            raster.flat[used] = np.arange(len(used))
+            slides.append(
+                Slide(
+                    name=name,
+                    expression=sparse.csr_matrix((len(used), len(vocabulary)), dtype=np.float32),
+                    library_size=np.zeros(len(used), dtype=np.float32),
+                    raster=raster,
+                    layout=str(facts["layout"]),
+                    parity=int(facts["parity"]),
+                    measured=np.zeros(len(vocabulary), dtype=bool),
+                    observation_index=observations,
+                    site_of_observation=site_of_observation,
+                )
+            )
+            source.append(number)
+    return Corpus.with_unique_names(slides, vocabulary, source=source)

@@ -1,108 +1,79 @@
+"""Training of an aligner on slides with their niches and images."""
+
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import torch
 
 from stimage import _validate
-from stimage.data import AlignmentDataModule
+from stimage.data import AlignmentDataModule, PairedSlide
 from stimage.data._alignment_data import NEGATIVES, Negatives
-from stimage.train import AlignmentPlan
+from stimage.models._options import trainer_keys
+from stimage.modules import SpotNicheAligner
+from stimage.train import AlignmentOptimizerConfig, AlignmentPlan
 from stimage.train._fit import fit
 
 
-class AlignmentTrainMixin:
-    """Training of an aligner that owns slides with their niches and a module."""
-
-    def train(
-        self,
-        max_epochs: int = 20,
-        *,
-        batch_size: int = 128,
-        negatives: Negatives = "slide",
-        learning_rate: float | None = None,
-        accelerator: str = "auto",
-        devices: int | str | list[int] = "auto",
-        num_workers: int = 0,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train with scvi-tools' trainer; at the end, the regression from image to expression is fitted.
-
-        Parameters
-        ----------
-        max_epochs
-            Number of epochs, in each of which every spot with counts is seen once.
-        batch_size
-            Most spots in a batch.
-        negatives
-            What a spot is told apart from: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
-            slide do not tell pairs apart; ``"batch"``, spots of all slides.
-        learning_rate
-            Highest learning rate; by default 1e-4 (the paper, on 1.3 million spots: 5e-4).
-        accelerator, devices
-            Where to train, as in Lightning, on one device: a spot is told apart from those of its batch, which several
-            devices would divide.
-        num_workers
-            Processes that prepare batches. Results do not depend on it.
-        trainer_kwargs
-            Passed on to :class:`scvi.train.Trainer`.
-
-        Returns
-        -------
-        None
-            Fills :attr:`history` with a data frame for each loss: ``train_loss``, ``train_spot_loss``,
-            ``train_niche_loss`` and ``train_cross_loss``.
-
-        Raises
-        ------
-        ValueError
-            If the model was loaded without slides.
-        """
-        check_alignment_options(
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            negatives=negatives,
-            learning_rate=learning_rate,
-            num_workers=num_workers,
-        )
-        slides = self._paired_for(None, image_dir=None, cache_dir=None).slides
-        data = AlignmentDataModule(
-            slides, batch_size=batch_size, negatives=negatives, num_workers=num_workers, seed=self.seed
-        )
-        if learning_rate is not None:
-            self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
-        n_batches = data.dataset.n_batches
-        plan = AlignmentPlan(self.module, self.optimizer, n_steps=max_epochs * n_batches)
-        options = {
-            "max_epochs": max_epochs,
-            "accelerator": accelerator,
-            "devices": devices,
-            "gradient_clip_val": self.optimizer.gradient_clip,
-            "check_val_every_n_epoch": None,
-            "log_every_n_steps": min(n_batches, 10),
-        }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.module.train()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # no spots are held out
-                self.history, n_tokens = fit(plan, data, **{**options, **trainer_kwargs})
-        self.n_tokens_seen += n_tokens
-        self.module.eval()
-        self.is_trained = True
-        if self.image_encoder is not None:
-            self._fit_head()
-
-
 def check_alignment_options(
-    *, max_epochs: Any, batch_size: Any, negatives: Any, learning_rate: Any, num_workers: Any
+    *, max_epochs: Any, batch_size: Any, negatives: Any = "slide", num_workers: Any = 0, **trainer_kwargs: Any
 ) -> None:
     """Raise ``ValueError`` or ``TypeError`` for options that an aligner cannot be trained with."""
     _validate.check_positive("max_epochs", max_epochs)
     _validate.check_positive("batch_size", batch_size, smallest=2)
     _validate.check_positive("num_workers", num_workers, smallest=0)
     _validate.check_choice("negatives", negatives, NEGATIVES)
-    if learning_rate is not None:
-        _validate.check_range("learning_rate", learning_rate, 0, 1)
+    if trainer_kwargs:
+        own = ("max_epochs", "batch_size", "negatives", "num_workers", "plan_kwargs")
+        _validate.check_keys("train", trainer_kwargs, [*own, *trainer_keys()])
+
+
+def train_aligner(
+    module: SpotNicheAligner,
+    slides: list[PairedSlide],
+    *,
+    optimizer: AlignmentOptimizerConfig,
+    batch_size: int,
+    negatives: Negatives,
+    num_workers: int,
+    trainer: dict[str, Any],
+    seed: int,
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Train a module in place.
+
+    Parameters
+    ----------
+    module
+        The module.
+    slides
+        Slides as it sees them.
+    optimizer
+        How it is trained.
+    batch_size, negatives, num_workers
+        As in :meth:`stimage.models.STAlign.train`.
+    trainer
+        Arguments of scvi-tools' trainer.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    tuple
+        A data frame for each logged loss, and the number of spots seen.
+    """
+    data = AlignmentDataModule(slides, batch_size=batch_size, negatives=negatives, num_workers=num_workers, seed=seed)
+    n_batches = data.dataset.n_batches
+    plan = AlignmentPlan(module, optimizer, n_steps=trainer["max_epochs"] * n_batches)
+    options = {
+        "gradient_clip_val": optimizer.gradient_clip,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": min(n_batches, 10),
+        **trainer,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module.train()
+        losses = fit(plan, data, **options)
+    module.eval()
+    return losses

@@ -5,15 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from stimage import _validate
 
 if TYPE_CHECKING:
-    from stimage.models._stalign import STAlign
-    from stimage.models._stimage import STImage
+    import pandas as pd
+    from torch import nn
 
 TAGS = ("biology", "spatial-transcriptomics")
 _MOST_SLIDES = 200
@@ -36,21 +36,43 @@ def check_card_options(license: Any, tags: Any, description: Any) -> None:
         _validate.check_text("description", description)
 
 
-def model_card(model: STImage | STAlign, *, license: str | None, tags: Sequence[str], description: str | None) -> str:
-    """Text of the card: what the model is, what it was trained on, and how it is loaded."""
-    kind = type(model).__name__
+def model_card(
+    kind: str,
+    facts: Mapping[str, str],
+    slides: pd.DataFrame,
+    *,
+    arguments: str,
+    license: str | None,
+    tags: Sequence[str],
+    description: str | None,
+) -> str:
+    """Text of the card: what the model is, what it was trained on, and how it is loaded.
+
+    Parameters
+    ----------
+    kind
+        Name of the class.
+    facts
+        Rows of the table, by name.
+    slides
+        The slides that the model was made from.
+    arguments
+        What must be passed to load it, beside the source.
+    license, tags, description
+        As in ``save_pretrained``.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     front = ["---", "library_name: stimage"]
     if license is not None:
         front.append(f"license: {json.dumps(license)}")
     front += ["tags:", *(f"- {json.dumps(tag)}" for tag in dict.fromkeys((*TAGS, *tags))), "---"]
-    slides = model.manifest["slides"]
     facts = {
         "class": f"`stimage.models.{kind}`",
-        "model id": f"`{model.model_id}`",
-        "parameters": f"{sum(parameter.numel() for parameter in model.module.parameters()):,}",
-        "genes": f"{len(model.genes):,}, {len(model.vocabulary.ensembl_ids):,} of them with their Ensembl id",
-        **model._card_facts(),
-        "trained": f"{_epochs(model)}, seed {model.seed}" if model.is_trained else "not yet",
+        **facts,
         "slides": f"{len(slides):,} with {sum(slides['n_sites']):,} sites",
         "written by": f"stimage {version('stimage')}",
     }
@@ -75,7 +97,7 @@ def model_card(model: STImage | STAlign, *, license: str | None, tags: Sequence[
         "import stimage as sti",
         "",
         f"model = sti.models.{kind}.from_pretrained(",
-        f'    "OWNER/NAME", revision="HASH OF THE COMMIT"{model._card_encoders()}',
+        f'    "OWNER/NAME", revision="HASH OF THE COMMIT"{arguments}',
         ")",
         "```",
         "",
@@ -94,11 +116,19 @@ def model_card(model: STImage | STAlign, *, license: str | None, tags: Sequence[
     return "\n".join(parts)
 
 
-def _epochs(model: STImage | STAlign) -> str:
-    losses = model.history.get("train_loss")
-    if losses is None or not len(losses):
-        return "yes"
-    return f"{len(losses)} epochs, loss {losses.iloc[0, 0]:.4f} in the first and {losses.iloc[-1, 0]:.4f} in the last"
+def training_facts(
+    module: nn.Module, history: Mapping[str, pd.DataFrame], seed: int, *, trained: bool
+) -> dict[str, str]:
+    """Rows on the size of a trained module and on its training."""
+    losses = history.get("train_loss", ())
+    epochs = "yes"
+    if len(losses):
+        first, last = losses.iloc[0, 0], losses.iloc[-1, 0]
+        epochs = f"{len(losses)} epochs, loss {first:.4f} in the first and {last:.4f} in the last"
+    return {
+        "parameters": f"{sum(parameter.numel() for parameter in module.parameters()):,}",
+        "trained": f"{epochs}, seed {seed}" if trained else "not yet",
+    }
 
 
 def _cell(text: str) -> str:

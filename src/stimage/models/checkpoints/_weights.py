@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from stimage import _validate
+from stimage.models.checkpoints._config import DamagedError
 from stimage.models.embedding._codes import N_CLUSTERS, N_STARTS
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def tensors_under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    Tensors = Mapping[str, Tensor] | Mapping[str, np.ndarray]
+
+
+def tensors_under(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def check_prefixes(weights: Iterable[str], prefixes: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` for tensors that belong to none of the parts of a model."""
+    """Raise ``DamagedError`` for tensors that belong to none of the parts of a model."""
     others = [name for name in weights if not name.startswith(prefixes)]
     if others:
-        raise ValueError(f"there are tensors that no part of the model has ({_short(others)})")
+        raise DamagedError(f"there are tensors that no part of the model has ({_short(others)})")
 
 
-def load_module(build: Callable[[], nn.Module], weights: dict[str, Tensor], *, n_blocks: int) -> nn.Module:
+def load_module(
+    build: Callable[[], nn.Module], weights: dict[str, Tensor], *, n_blocks: int, widths: Iterable[int]
+) -> nn.Module:
     """Build a module and load its weights.
 
     Parameters
@@ -35,6 +44,8 @@ def load_module(build: Callable[[], nn.Module], weights: dict[str, Tensor], *, n
         Its state dict.
     n_blocks
         Transformer blocks that the config asks for.
+    widths
+        Widths of layers that it asks for.
 
     Returns
     -------
@@ -43,71 +54,102 @@ def load_module(build: Callable[[], nn.Module], weights: dict[str, Tensor], *, n
 
     Raises
     ------
-    ValueError
+    DamagedError
         If names, shapes or types differ, or values are not finite.
     """
+    import torch
+
     # A config may ask for more than there is memory, or time to build it: it is compared with the file first.
     if n_blocks > len(weights):
-        raise ValueError(f"the config asks for {n_blocks} transformer blocks, and there are {len(weights)} tensors")
+        raise DamagedError(f"the config asks for {n_blocks} transformer blocks, and there are {len(weights)} tensors")
+    n_values, widest = sum(tensor.numel() for tensor in weights.values()), max(widths)
+    if widest > n_values:
+        raise DamagedError(f"the config asks for layers {widest} wide, and there are {n_values} weights")
     with torch.device("meta"):
-        expected = build().state_dict()
-    check_tensors(expected, weights)
+        expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in build().state_dict().items()}
+    _check_names(expected, weights)
+    for name, (shape, dtype) in expected.items():
+        check_tensor(name, weights[name], shape, _dtype_name(dtype))
     with torch.random.fork_rng(devices=[]):
         module = build()
     module.load_state_dict(weights)
     return module
 
 
-def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` unless tensors have the names, shapes and types that are expected, and finite values."""
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        raise ValueError(
-            f"{len(missing)} tensors are missing ({_short(missing)}), {len(unexpected)} are unexpected ({_short(unexpected)})"
-        )
-    for name, tensor in found.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape:
-            raise ValueError(f"tensor {name!r:.80} has shape {tuple(tensor.shape)} instead of {tuple(wanted.shape)}")
-        half = wanted.dtype == torch.float32 and tensor.dtype == torch.float16
-        if tensor.dtype != wanted.dtype and not half:
-            raise ValueError(f"tensor {name!r:.80} has type {tensor.dtype} instead of {wanted.dtype}")
-        if not tensor.isfinite().all():
-            raise ValueError(f"tensor {name!r:.80} has NaN or infinite values")
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], found: Tensors) -> None:
+    """Raise ``DamagedError`` unless there are these tensors and no others, of single precision and finite."""
+    _check_names(shapes, found)
+    for name, shape in shapes.items():
+        check_tensor(name, found[name], shape)
 
 
-def of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors without values, to compare others with."""
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+def check_tensor(name: str, tensor: Tensor | np.ndarray, shape: tuple[int, ...], dtype: str = "float32") -> None:
+    """Raise ``DamagedError`` unless a tensor has a shape, a type and finite values; float16 may stand for float32."""
+    if tuple(tensor.shape) != shape:
+        raise DamagedError(f"tensor {name!r:.80} has shape {tuple(tensor.shape)} instead of {shape}")
+    found = _dtype_name(tensor.dtype)
+    if found != dtype and (found, dtype) != ("float16", "float32"):
+        raise DamagedError(f"tensor {name!r:.80} has type {found} instead of {dtype}")
+    finite = np.isfinite(tensor) if isinstance(tensor, np.ndarray) else tensor.isfinite()
+    if not finite.all():
+        raise DamagedError(f"tensor {name!r:.80} has NaN or infinite values")
 
 
-def check_readout(tensors: Mapping[str, Tensor], dim: int) -> None:
-    """Raise ``ValueError`` unless tensors are a readout of a model whose vectors have ``dim`` entries."""
-    n_components, n_codes, total = len(tensors["codes.vectors.axes"]), len(tensors["codes.codes.axes"]), 0
-    shapes: dict[str, tuple[int, ...]] = {"scale": (1,)}
-    shapes |= {"codes.vectors.mean": (dim,), "codes.vectors.axes": (n_components, dim)}
-    for mixture in (f"codes.{n_clusters}.{start}" for n_clusters in N_CLUSTERS for start in range(N_STARTS)):
-        n_found = len(tensors[f"{mixture}.means"])
+def length(tensors: Tensors, name: str, axis: int = 0, *, ndim: int = 2) -> int:
+    """Length of an axis of a tensor that says how large others must be."""
+    if name not in tensors:
+        raise DamagedError(f"1 tensors are missing ({name!r:.80})")
+    if tensors[name].ndim != ndim:
+        raise DamagedError(f"tensor {name!r:.80} has shape {tuple(tensors[name].shape)} instead of {ndim} axes")
+    return int(tensors[name].shape[axis])
+
+
+def code_shapes(tensors: Tensors, prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of niche codes of vectors with ``dim`` entries; raise ``DamagedError`` where they have no entries."""
+    n_components, n_codes = (length(tensors, f"{prefix}{name}.axes") for name in ("vectors", "codes"))
+    shapes: dict[str, tuple[int, ...]] = {}
+    shapes |= {f"{prefix}vectors.mean": (dim,), f"{prefix}vectors.axes": (n_components, dim)}
+    total = 0
+    for mixture in (f"{prefix}{n_clusters}.{start}" for n_clusters in N_CLUSTERS for start in range(N_STARTS)):
+        n_found = length(tensors, f"{mixture}.means")
         shapes[f"{mixture}.whitening"] = (n_components, n_components)
         shapes |= {f"{mixture}.means": (n_found, n_components), f"{mixture}.log_weights": (n_found,)}
         total += n_found
-    shapes |= {"codes.codes.mean": (total,), "codes.codes.axes": (n_codes, total)}
-    empty = [name for name, shape in shapes.items() if 0 in shape]
+    shapes |= {f"{prefix}codes.mean": (total,), f"{prefix}codes.axes": (n_codes, total)}
+    empty = [name for name, shape in shapes.items() if not prod(shape)]
     if empty:
-        raise ValueError(f"{len(empty)} tensors of the readout are empty ({_short(empty)})")
-    check_tensors(of_shapes(shapes), tensors)
+        raise DamagedError(f"{len(empty)} tensors of the niche codes are empty ({_short(empty)})")
+    return shapes
+
+
+def check_readout(tensors: Tensors, dim: int) -> None:
+    """Raise ``DamagedError`` unless tensors are a readout of a model whose vectors have ``dim`` entries."""
+    check_shapes({"scale": (1,), **code_shapes(tensors, "codes.", dim)}, tensors)
     if tensors["scale"] <= 0:
-        raise ValueError("the readout has a scale that is not above 0")
+        raise DamagedError("the readout has a scale that is not above 0")
+
+
+def _check_names(expected: Iterable[str], found: Iterable[str]) -> None:
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        raise DamagedError(
+            f"{len(missing)} tensors are missing ({_short(missing)}), {len(unexpected)} are unexpected ({_short(unexpected)})"
+        )
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _short(names: list[str]) -> str:
     return _validate.listing((name[:80] for name in names), 3)
 
 
-def tensors_id(tensors: Mapping[str, Tensor], description: str = "") -> str:
+def tensors_id(tensors: Tensors, description: str = "") -> str:
     """Hash of tensors, their names and what they belong to, 16 hexadecimal digits."""
     digest = hashlib.sha256(description.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        array = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

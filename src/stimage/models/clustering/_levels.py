@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from stimage.models.clustering._cluster import by_size
 from stimage.models.clustering._kmeans import kmeans
 
 
@@ -83,3 +86,29 @@ def _halved(vectors: np.ndarray, members: np.ndarray, seed: int) -> tuple[float,
     difference = own[second].mean(axis=0) - own[~second].mean(axis=0)
     gain = second.sum() * (~second).sum() / len(rows) * float(np.square(difference).sum())
     return gain, rows[second]
+
+
+def nested_labels(vectors: np.ndarray, labels: np.ndarray, levels: Iterable[int], seed: int) -> dict[int, np.ndarray]:
+    """Labels of coarser and finer levels that are nested in given ones, by their number of domains, the largest first.
+
+    Parameters
+    ----------
+    vectors
+        What was clustered (observations x components).
+    labels
+        Domain of each observation (observations).
+    levels
+        Numbers of domains: below that of ``labels`` domains are joined, above it they are divided.
+    seed
+        Seed of the division.
+
+    Returns
+    -------
+    dict
+        Labels (observations) of each level.
+    """
+    n_found = int(labels.max()) + 1
+    return {
+        level: by_size(merged(vectors, labels, level) if level <= n_found else split(vectors, labels, level, seed))
+        for level in levels
+    }

@@ -11,13 +11,22 @@ from urllib.parse import quote
 
 import numpy as np
 
+from stimage import _validate
 from stimage._files import lock_file
+from stimage._paths import path_of
 
 if TYPE_CHECKING:
     import zarr
 
 CHUNK = 1 << 22
 """Bytes of a chunk of the array."""
+
+
+def check_absent(output: str | Path) -> None:
+    """Raise unless an output can be written to a path at which there is nothing yet."""
+    _validate.check_path("output", output)
+    if path_of(output).exists():
+        raise FileExistsError(f"There is something at {str(output)!r} (`output`): remove it, or choose another path.")
 
 
 @contextmanager

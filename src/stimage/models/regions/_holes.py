@@ -1,21 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from stimage import _validate
-from stimage.data import Slide, site_positions
+from stimage import _keys
+from stimage.data import Slide, Vocabulary, site_positions
 from stimage.models._setup import corpus_of
+from stimage.models.regions._region import Fill
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from stimage.models._stimage import STImage
 
 N_NEIGHBORS = 6
 """Sites whose deviation from a perfect lattice places a hole."""
@@ -46,32 +47,26 @@ class Holes:
     expression: np.ndarray
 
 
-def fill_holes(
-    model: STImage, adata: AnnData, coordinates: np.ndarray, *, interval: float | None, context: int, seed: int
-) -> list[Holes]:
+def fill_holes(adata: AnnData, vocabulary: Vocabulary, coordinates: np.ndarray, fill: Fill) -> list[Holes]:
     """Fill in the sites without data of each slide of an AnnData; see :func:`stimage.tl.fill_holes`.
 
     Parameters
     ----------
-    model
-        The model.
     adata
         AnnData with a grid.
+    vocabulary
+        Genes of the model.
     coordinates
         Coordinates of its observations (observations x 2).
-    interval, context, seed
-        As in :meth:`STImage.reconstruct_interval`.
+    fill
+        The model: predicts hidden sites of a slide.
 
     Returns
     -------
     list of Holes
         Of each slide.
     """
-    _validate.check_positive("context", context)
-    _validate.check_seed(seed)
-    if interval is not None:
-        _validate.check_range("interval", interval, 0, 1)
-    slides = corpus_of(adata, model.vocabulary).slides
+    slides = corpus_of(adata, vocabulary).slides
     for slide in slides:
         if slide.layout == "rank":
             raise ValueError(
@@ -83,15 +78,68 @@ def fill_holes(
         filled, hidden = with_holes(slide)
         observation = np.full(filled.n_sites, -1)
         observation[filled.site_of_observation[::-1]] = filled.observation_index[::-1]
-        options = {"context": context, "seed": seed}
-        if not hidden.any():
-            expression = np.empty((1 if interval is None else 3, 0, len(model.genes)), dtype=np.float32)
-        elif interval is None:
-            expression = model.reconstruct(filled, hidden, **options)[None]
-        else:
-            expression = np.stack(model.reconstruct_interval(filled, hidden, interval=interval, **options))
+        expression = fill(filled, hidden)
         places = site_coordinates(filled, coordinates)
         found.append(Holes(slide.name, filled.site_index[hidden], observation[hidden], places[hidden], expression))
+    return found
+
+
+def holes_anndata(
+    adata: AnnData,
+    slides: list[Holes],
+    vocabulary: Vocabulary,
+    *,
+    grid_key: str,
+    slide_key: str,
+    bounds: Sequence[str],
+) -> AnnData:
+    """Holes of all slides as an AnnData of their own, see :func:`stimage.tl.fill_holes`.
+
+    Parameters
+    ----------
+    adata
+        Where they were found.
+    slides
+        Holes of each slide.
+    vocabulary
+        Genes that they were filled in with.
+    grid_key, slide_key
+        Keys of the grid, and of the slides in ``obs``, empty for none.
+    bounds
+        Names of the layers with lower and upper bounds; empty without an interval.
+
+    Returns
+    -------
+    AnnData
+        One row per hole, over the genes of ``adata`` that the vocabulary has.
+    """
+    from anndata import AnnData
+
+    columns = vocabulary.match(adata).first_variable
+    shared = columns >= 0
+    names, obs = [], []
+    for holes in slides:
+        prefix = f"{holes.slide}_" if len(slides) > 1 else ""
+        names += [
+            adata.obs_names[number] if number >= 0 else f"{prefix}hole_{row}_{col}"
+            for (row, col), number in zip(holes.site_index, holes.observation, strict=True)
+        ]
+        part = pd.DataFrame(
+            holes.site_index.astype(np.int32), columns=[_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
+        )
+        of_slide = {slide_key: holes.slide} if slide_key else {}
+        obs.append(part.assign(is_observation=holes.observation >= 0, **of_slide))
+    expression = np.concatenate([holes.expression for holes in slides], axis=1)[:, :, shared]
+    found = AnnData(
+        expression[0],
+        obs=pd.concat(obs).set_axis(pd.Index(names, dtype=object)),
+        var=adata.var.iloc[columns[shared]].copy(),
+        obsm={str(adata.uns[grid_key]["params"]["spatial_key"]): np.concatenate([part.coordinates for part in slides])},
+        layers=dict(zip(bounds, expression[1:], strict=True)),
+    )
+    if slide_key:
+        found.obs[slide_key] = found.obs[slide_key].astype("category")
+    found.uns[grid_key] = adata.uns[grid_key]
     return found
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,16 @@ from scipy import sparse
 from stimage import _validate
 from stimage._counts import stored_matrix
 from stimage._features import counted_genes, keep_genes
-from stimage.data import Slide, window_origins
+from stimage.data import Slide, Vocabulary, window_origins
 from stimage.data._slide import COUNTS_PER_SPOT
 from stimage.models._setup import corpus_of, setup_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stimage.models._stimage import STImage
+
+Fill = Callable[[Slide, np.ndarray], np.ndarray]
+"""Predicts hidden sites of a slide: expression, with an interval followed by bounds (1 or 3 x hidden sites x genes)."""
 
 
 def observations_in_region(adata: AnnData, region: str | Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
@@ -226,8 +228,9 @@ class RegionResult:
 
 
 def reconstruct_region(
-    model: STImage,
     adata: AnnData,
+    vocabulary: Vocabulary,
+    fill: Fill,
     *,
     region: str | Sequence[str] | np.ndarray | pd.Series | None,
     size: int | None,
@@ -235,23 +238,36 @@ def reconstruct_region(
     interval: float | None,
     seed: int,
 ) -> RegionResult:
-    """Hide a region of an AnnData, named or random, and fill it in; see :func:`stimage.tl.reconstruct_region`."""
+    """Hide a region of an AnnData, named or random, and fill it in; see :func:`stimage.tl.reconstruct_region`.
+
+    Parameters
+    ----------
+    adata
+        The slides.
+    vocabulary
+        Genes of the model.
+    fill
+        The model: predicts hidden sites of a slide.
+    region, size, context, interval, seed
+        As in :func:`stimage.tl.reconstruct_region`; the latter three are noted, ``fill`` knows them.
+
+    Returns
+    -------
+    RegionResult
+        What was hidden, the prediction and its errors.
+    """
     if (region is None) == (size is None):
         raise ValueError("Pass either `region` or `size`: what to hide, or how large a random block.")
-    _validate.check_positive("context", context)
-    _validate.check_seed(seed)
-    if interval is not None:
-        _validate.check_range("interval", interval, 0, 1)
     if region is not None:
         masked = observations_in_region(adata, region).copy()
     else:
         _validate.check_positive("size", size)
-    slides = corpus_of(adata, model.vocabulary).slides
+    slides = corpus_of(adata, vocabulary).slides
     if region is None:
         masked = np.zeros(adata.n_obs, dtype=bool)
         masked[random_block(slides, size, seed)] = True
     # Of variables that are one gene, the first gets the prediction.
-    columns = model.vocabulary.match(adata).first_variable
+    columns = vocabulary.match(adata).first_variable
     shared = columns >= 0
     # Expression, and with intervals its bounds: of hidden observations, and of the sites that errors are taken over.
     observations, prediction, predicted, measured = [], [], [], []
@@ -265,12 +281,7 @@ def reconstruct_region(
                 f"`{'size' if region is None else 'region'}` hides every site with counts of slide {slide.name!r}: some "
                 "must stay visible, pass less."
             )
-        options = {"context": context, "seed": seed}
-        if interval is None:
-            filled = model.reconstruct(slide, hidden, **options)[None]
-        else:
-            filled = np.stack(model.reconstruct_interval(slide, hidden, interval=interval, **options))
-        filled = filled[:, :, shared]
+        filled = fill(slide, hidden)[:, :, shared]
         # A site in which only some observations were named is hidden as a whole.
         inside = hidden[slide.site_of_observation]
         masked[slide.observation_index] = inside

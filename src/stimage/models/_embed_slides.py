@@ -1,0 +1,95 @@
+"""Embedding slides with any model, or with none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stimage import _validate
+from stimage.models._base import SlideModel
+from stimage.models._setup import corpus_of
+from stimage.models._smoothed_pca import N_POOL_GENES, SmoothedPCA
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CHOICES = ("closed", "human")
+
+
+def embed_slides(
+    adatas: list[AnnData],
+    model: Literal["closed", "human"] | SlideModel | None,
+    *,
+    adapt_epochs: int,
+    seed: int,
+    options: dict[str, Any],
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Embedding of each AnnData, and what to note beside it; see :func:`stimage.tl.embed`.
+
+    Parameters
+    ----------
+    adatas
+        The slides.
+    model
+        The model, or the name of one; ``None`` for the closed form.
+    adapt_epochs
+        Epochs of adaptation of a model that can be adapted.
+    seed
+        Seed of everything random.
+    options
+        Options of the model's ``get_latent_representation``.
+
+    Returns
+    -------
+    list of tuple
+        Vectors (observations x dimensions), and entries of ``uns``.
+
+    Raises
+    ------
+    TypeError
+        If the model has no such option.
+    """
+    _validate.check_seed(seed)
+    if isinstance(model, str):
+        _validate.check_choice("model", model, CHOICES)
+    if model is None or model == "closed":
+        _check_options(SmoothedPCA, adapt_epochs, options)
+        corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
+        fitted = SmoothedPCA(corpus, seed=seed)
+        vectors = fitted.get_latent_representation(corpus)
+        parts = np.split(vectors, np.cumsum([adata.n_obs for adata in adatas])[:-1])
+        return [(part, fitted.embedding_record(adata)) for adata, part in zip(adatas, parts, strict=True)]
+    if model == "human":
+        from stimage import pretrained
+
+        model = pretrained.load()
+    elif not isinstance(model, SlideModel):
+        raise TypeError(
+            f"`model` must be None, {_validate.listing(CHOICES)} or a model of stimage.models, found "
+            f"{type(model).__name__}: train one with `stimage.tl.pretrain(adata)` or load one."
+        )
+    known = _check_options(type(model), adapt_epochs, options)
+    if "seed" in known:
+        options = {**options, "seed": seed}
+    noted = {name: value for name, value in options.items() if name != "output"}
+    model.embedding_record(**noted)  # raises for values that the model cannot be asked for
+    if adapt_epochs:
+        model = model.adapt(adatas, adapt_epochs, seed=seed)
+    return [
+        (model.get_latent_representation(adata, **options), model.embedding_record(adata, **noted)) for adata in adatas
+    ]
+
+
+def _check_options(kind: type[SlideModel], adapt_epochs: int, options: dict[str, Any]) -> list[str]:
+    """Options that a kind of model has; raise ``TypeError`` for others."""
+    _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
+    known = [name for name in _validate.keyword_names(kind.get_latent_representation) if name != "data"]
+    _validate.check_keys(
+        f"{kind.__name__}.get_latent_representation", options, [name for name in known if name != "seed"]
+    )
+    if adapt_epochs and not hasattr(kind, "adapt"):
+        raise TypeError(
+            f"`adapt_epochs`={adapt_epochs} trains a model further, and a {kind.__name__} is not trained so."
+        )
+    return known
