@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,7 +17,7 @@ from stimage.models.checkpoints._config import StoredConfig, check_config_size, 
 from stimage.models.checkpoints._hub import folder_of
 from stimage.models.checkpoints._manifest import MODEL_FILES, check_files, write_manifest
 from stimage.models.checkpoints._model_card import check_card_options, model_card
-from stimage.models.checkpoints._weights import tensors_id
+from stimage.models.checkpoints._weights import loaded_tensors, stored_tensors, tensors_id
 from stimage.train import is_first_process, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -146,8 +146,11 @@ class SlideModel:
         """
         return {**self.manifest, "slides": self.manifest["slides"].to_dict("records")}
 
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, directory: str | Path, *, overwrite: bool = False, half_precision: bool = False) -> None:
         """Write the model as safetensors and JSON; of several processes that trained together the first one does.
+
+        Frozen image encoders and scGPT, with which an aligner was trained, are named, not copied: their weights are often not
+        ours to pass on. A gene encoder that is an :class:`STImage` is saved in a folder of its own.
 
         Parameters
         ----------
@@ -155,21 +158,24 @@ class SlideModel:
             Where to write; made when absent.
         overwrite
             Replace a model that is there.
+        half_precision
+            Store weights that were trained as 16-bit floating point numbers, in half the space; a loaded model computes in
+            32 bits again.
 
         Raises
         ------
         FileExistsError
             If there is a model and ``overwrite`` is not set.
+        ValueError
+            If a weight is larger than half precision can hold.
         """
-        self._save(directory, self._tensors(), overwrite=overwrite)
-
-    def _save(self, directory: str | Path, tensors: Mapping[str, Any], *, overwrite: bool) -> None:
         _validate.check_path("directory", directory)
         if not is_first_process():
             return
         folder = path_of(directory)
         if (folder / MODEL_FILES[0]).exists() and not overwrite:
             raise FileExistsError(f"{str(directory)!r} holds a model already: pass `overwrite=True` to replace it.")
+        tensors = stored_tensors(self._tensors(), half_precision=half_precision)
         self._save_parts(folder, overwrite=overwrite)
         config = {
             "stimage_version": version("stimage"),
@@ -255,11 +261,12 @@ class SlideModel:
         if (folder / CARD).exists() and not options.get("overwrite"):
             raise FileExistsError(f"{str(folder)!r} has a {CARD} already: pass `overwrite=True` to replace it.")
         self.save(folder, **options)
+        half = {"half_precision": options.get("half_precision", False)}
         text = model_card(
             type(self).__name__,
             {
-                # Of the files, whose weights are others in half precision.
-                "model id": f"`{self._stored_id(**options)}`",
+                # Of the model that will be loaded, whose weights are others in half precision.
+                "model id": f"`{tensors_id(loaded_tensors(stored_tensors(self._tensors(), **half)))}`",
                 "genes": f"{len(self.genes):,}, {len(self.vocabulary.ensembl_ids):,} of them with their Ensembl id",
                 **self._card_facts(),
             },
@@ -379,7 +386,3 @@ class SlideModel:
     def _file_names(self) -> tuple[str, ...]:
         """Files of the model, in its folder."""
         return MODEL_FILES
-
-    def _stored_id(self, **options: Any) -> str:
-        """``model_id`` of the model that is loaded from files that ``save`` wrote with some options."""
-        return self.model_id

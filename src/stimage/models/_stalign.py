@@ -393,26 +393,6 @@ class STAlign(SlideModel):
                 "`STAlign.load`, or `method='regression'`."
             )
 
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model as safetensors and JSON.
-
-        Frozen image encoders and scGPT are named, not copied: their weights are often not ours to pass on. A gene encoder
-        that is an :class:`STImage` is saved in a folder of its own.
-
-        Parameters
-        ----------
-        directory
-            Where to write; made when absent.
-        overwrite
-            Replace a model that is there.
-
-        Raises
-        ------
-        FileExistsError
-            If there is a model and ``overwrite`` is not set.
-        """
-        super().save(directory, overwrite=overwrite)
-
     @classmethod
     def load(
         cls,
@@ -513,52 +493,28 @@ class STAlign(SlideModel):
 
     def _read(
         self,
-        data: AnnData | Sequence[AnnData],
+        data: Any,
         genes: Any,
         n_pool_genes: int | None = None,
         *,
-        image_dir: str | Path | None,
-        cache_dir: str | Path | None,
         images: bool = True,
         counts: bool = True,
+        **folders: Any,
     ) -> PairedCorpus:
+        """Slides with what is needed of them; ``folders`` are ``image_dir`` and ``cache_dir``."""
         reader = None
         if images and self.image_encoder is not None:
-            reader = ImageReader.of(
-                self.image_encoder,
-                self.niche_image_encoder,
-                self.patches,
-                image_dir=image_dir,
-                cache_dir=cache_dir,
-                spot_pixels=self.train_image_encoder,
-            )
-        return paired_corpus_of(
-            data,
-            genes,
-            n_pool_genes,
-            niche_key=self.niche_key if self.niches else None,
-            reader=reader,
-            gene_encoder=self.gene_encoder,
-            counts=counts,
-        )
-
-    def _paired_for(
-        self,
-        data: AnnData | Sequence[AnnData] | None,
-        *,
-        image_dir: str | Path | None = None,
-        cache_dir: str | Path | None = None,
-        images: bool = True,
-        counts: bool = True,
-    ) -> PairedCorpus:
-        """The model's own slides, or others with what is needed of them."""
-        if data is None:
-            if self.paired is None:
-                raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STAlign.load`.")
-            return self.paired
-        if images and self.image_encoder is not None:
             check_images(_validate.check_anndatas(data, "data"))
-        paired = self._read(
-            data, self.vocabulary, image_dir=image_dir, cache_dir=cache_dir, images=images, counts=counts
-        )
-        return self._reduced(paired)
+            encoders = (self.image_encoder, self.niche_image_encoder)
+            reader = ImageReader.of(*encoders, self.patches, **folders, spot_pixels=self.train_image_encoder)
+        niche_key = self.niche_key if self.niches else None
+        parts = {"niche_key": niche_key, "reader": reader, "gene_encoder": self.gene_encoder}
+        return paired_corpus_of(data, genes, n_pool_genes, **parts, counts=counts)
+
+    def _paired_for(self, data: AnnData | Sequence[AnnData] | None, **reading: Any) -> PairedCorpus:
+        """The model's own slides, or others as the module sees them."""
+        if data is not None:
+            return self._reduced(self._read(data, self.vocabulary, **reading))
+        if self.paired is None:
+            raise ValueError("This model was loaded without slides: pass `data`, or `data` to `STAlign.load`.")
+        return self.paired

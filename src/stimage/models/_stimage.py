@@ -26,10 +26,9 @@ from stimage.models._options import (
 )
 from stimage.models._presets import PRESETS, Preset
 from stimage.models._setup import corpus_of, corpus_over, manifest_of
-from stimage.models._training import train_module
+from stimage.models._training import train_module, training_start
 from stimage.models.checkpoints._config import StoredConfig, losses_by_name
 from stimage.models.checkpoints._model_card import training_facts
-from stimage.models.checkpoints._weights import tensors_id
 from stimage.models.checkpoints._window_model import PARTS, restored, tensors_of
 from stimage.models.embedding._embed import (
     EmbeddingOptions,
@@ -138,18 +137,10 @@ class STImage(SlideModel):
     ) -> None:
         _validate.check_positive("n_pool_genes", n_pool_genes)
         _validate.check_seed(seed)
-        spec, self.unit = training_sample(
-            preset=preset,
-            unit=unit,
-            n_neighbors=n_neighbors,
-            neighbor_weights=neighbor_weights,
-            n_macro_domains=n_macro_domains,
-            window=window,
-            n_genes=n_genes,
-            gene_selection=gene_selection,
-            masking=masking,
-            mask_ratio=mask_ratio,
-        )
+        sample = {"unit": unit, "n_neighbors": n_neighbors, "neighbor_weights": neighbor_weights}
+        sample |= {"n_macro_domains": n_macro_domains, "window": window, "n_genes": n_genes}
+        sample |= {"gene_selection": gene_selection, "masking": masking, "mask_ratio": mask_ratio}
+        spec, self.unit = training_sample(preset=preset, **sample)
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
         corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
@@ -202,11 +193,9 @@ class STImage(SlideModel):
 
         Raises
         ------
-        TypeError
-            If an option is not known.
-        ValueError
-            If options do not go together, the slides are too small to hold out a block, a batch has fewer windows than
-            there are devices, or ``checkpoint_dir`` holds another training.
+        TypeError, ValueError
+            If an option is not known, options do not go together, the slides are too small to hold out a block, a batch has
+            fewer windows than there are devices, or ``checkpoint_dir`` holds another training.
         FloatingPointError
             If the loss is no longer finite. The error names the step, its windows and the file that they were written to.
         OSError
@@ -221,35 +210,15 @@ class STImage(SlideModel):
         chosen = TrainingOptions.of(self.unit, max_epochs, **options)
         optimizer = changed_optimizer(self.optimizer, plan_kwargs)
         corpus, self.optimizer = self._corpus_for(None), optimizer
-        self.history, n_tokens = train_module(
-            self.module,
-            corpus,
-            self.spec,
-            self.unit,
-            optimizer=optimizer,
-            options=chosen,
-            start=self._start(),
-            seed=self.seed,
-        )
+        start = training_start(self.manifest, **self._config(), seed=self.seed)
+        how = {"optimizer": optimizer, "options": chosen, "start": start, "seed": self.seed}
+        self.history, n_tokens = train_module(self.module, corpus, self.spec, self.unit, **how)
         self.n_tokens_seen += n_tokens
         self.is_trained = True
         self.readout = None
         if self.unit.name == "patch" and self.spec.masking != "site_gene":
             # Once, and not in every process: they may differ in the last digits.
             self.readout = from_first_process(self._fitted_readout)
-
-    def _start(self) -> dict[str, Any]:
-        """What a training starts from, for its checkpoints; JSON-compatible."""
-        slides = self.manifest["slides"]
-        return {
-            "model": type(self).__name__,
-            **{name: getattr(self, name) for name in ("seed", "target_sum", "n_tokens_seen")},
-            **{name: asdict(getattr(self, name)) for name in PARTS},
-            "vocabulary_sha256": self.manifest["vocabulary_sha256"],
-            "adapted_from": self.manifest.get("adapted_from", ""),
-            "n_slides": len(slides),
-            "slides": dict(zip(slides["name"], slides["counts_sha256"], strict=True)),
-        }
 
     def fit_readout(self) -> None:
         """Fit scale and codes of the context embedding on the training slides; :meth:`train` does so at its end."""
@@ -366,10 +335,8 @@ class STImage(SlideModel):
 
         Raises
         ------
-        FileExistsError
-            If there is something at ``output`` already.
-        RuntimeError
-            If another process writes to ``output``.
+        FileExistsError, RuntimeError
+            If there is something at ``output`` already, or another process writes there.
         """
         asked = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes, "seed": seed}
         options = EmbeddingOptions(self.spec, self.unit, **asked, batch_size=batch_size)
@@ -409,24 +376,9 @@ class STImage(SlideModel):
 
         Raises
         ------
-        FileExistsError
-            If there is something else at ``output``.
-        RuntimeError
-            If another process writes to ``output``.
-        ValueError
-            If the group there was made by another model, with other options or from other slides of the same names.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import stimage as sti
-        >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
-        >>> sti.pp.compact_grid(adata)
-        >>> model = sti.models.STImage(adata, window=8, n_pool_genes=200, n_genes=64)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     group = model.embed_corpus(adata, f"{folder}/embeddings.zarr", mode="visible")
-        ...     print(group["slide"].shape == (adata.n_obs, 128))
-        True
+        FileExistsError, RuntimeError, ValueError
+            If there is something else at ``output``, another process writes there, or the group there was made by another
+            model, with other options or from other slides of the same names.
         """
         chosen = EmbeddingOptions(self.spec, self.unit, **options)
         _validate.check_path("output", output)
@@ -532,26 +484,15 @@ class STImage(SlideModel):
         return reconstruct_region(adata, self.vocabulary, fill, region=region, size=size, **options)
 
     def filler(self, *, context: int, interval: float | None, seed: int) -> Fill:
-        """How this model fills in hidden sites of a slide; raises ``ValueError`` if it cannot, or for a wrong option.
-
-        Parameters
-        ----------
-        context, interval, seed
-            As in :meth:`reconstruct`.
-
-        Returns
-        -------
-        Callable
-            From a slide and its hidden sites to expression, with ``interval`` followed by bounds (1 or 3 x hidden sites x
-            genes).
-        """
+        """How this model fills in hidden sites, with options of :meth:`reconstruct`; raises ``ValueError`` if it cannot."""
         check_filling(self.spec, self.unit, context=context, interval=interval, seed=seed)
+        n_parts = 1 if interval is None else 3
 
         def fill(slide: Slide, hidden: np.ndarray) -> np.ndarray:
             if not hidden.any():
-                return np.empty((1 if interval is None else 3, 0, len(self.genes)), dtype=np.float32)
-            filled = self.reconstruct(slide, hidden, interval=interval, context=context, seed=seed)
-            return filled[None] if interval is None else filled
+                return np.empty((n_parts, 0, len(self.genes)), dtype=np.float32)
+            filled = self.reconstruct(slide, hidden, context=context, interval=interval, seed=seed)
+            return filled.reshape(n_parts, *filled.shape[-2:])
 
         return fill
 
@@ -573,43 +514,15 @@ class STImage(SlideModel):
 
         Raises
         ------
-        FileNotFoundError
-            If there is no checkpoint.
-        ValueError
-            If it is of another kind or version, truncated or altered.
+        FileNotFoundError, ValueError
+            If there is no checkpoint, or it is of another kind or version, truncated or altered.
         """
         model = cls._load(directory)
         model.corpus = None if data is None else model._corpus_for(data)
         return model
 
-    def save(self, directory: str | Path, *, overwrite: bool = False, half_precision: bool = False) -> None:
-        """Write the model as safetensors and JSON; of several processes that trained together the first one does.
-
-        Parameters
-        ----------
-        directory
-            Where to write; made when absent.
-        overwrite
-            Replace a model that is there.
-        half_precision
-            Store weights as 16-bit floating point numbers, in half the space; a loaded model computes in 32 bits again.
-
-        Raises
-        ------
-        FileExistsError
-            If there is a model and ``overwrite`` is not set.
-        ValueError
-            If a weight is larger than half precision can hold.
-        """
-        tensors = tensors_of(self.module, self.readout, half_precision=half_precision)
-        self._save(directory, tensors, overwrite=overwrite)
-
     def _tensors(self) -> dict[str, torch.Tensor]:
         return tensors_of(self.module, self.readout)
-
-    def _stored_id(self, *, half_precision: bool = False, **_: Any) -> str:
-        stored = tensors_of(self.module, self.readout, half_precision=half_precision)
-        return tensors_id({name: tensor.float() for name, tensor in stored.items()})
 
     def _config(self) -> dict[str, Any]:
         return {

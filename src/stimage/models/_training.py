@@ -17,6 +17,18 @@ from stimage.train import MaskedTrainingPlan, OptimizerConfig, TrainingCheckpoin
 from stimage.train._fit import fit
 
 
+def training_start(manifest: dict[str, Any], *, history: Any, is_trained: bool, **config: Any) -> dict[str, Any]:
+    """What a training starts from, for its checkpoints: a model's configuration and slides; JSON-compatible."""
+    slides = manifest["slides"]
+    return {
+        **config,
+        "vocabulary_sha256": manifest["vocabulary_sha256"],
+        "adapted_from": manifest.get("adapted_from", ""),
+        "n_slides": len(slides),
+        "slides": dict(zip(slides["name"], slides["counts_sha256"], strict=True)),
+    }
+
+
 def train_module(
     module: MaskedAutoencoder | SpotAutoencoder,
     corpus: Corpus,

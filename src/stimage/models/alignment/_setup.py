@@ -60,8 +60,8 @@ class ImageReader:
         niche_encoder: ImageEncoder | None,
         patches: PatchSpec,
         *,
-        image_dir: str | Path | None,
-        cache_dir: str | Path | None,
+        image_dir: str | Path | None = None,
+        cache_dir: str | Path | None = None,
         spot_pixels: bool,
     ) -> Self:
         """A reader that keeps features in a folder, the user's cache by default."""

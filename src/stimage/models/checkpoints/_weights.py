@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Tensor] | Mapping[str, np.ndarray]
 
 
+def stored_tensors(tensors: Mapping[str, Any], *, half_precision: bool) -> dict[str, Any]:
+    """Tensors as they are written: in half precision what belongs to a trained module."""
+    halved = {name: tensor.half() for name, tensor in tensors.items() if half_precision and name.startswith("module.")}
+    if half_precision and not halved:
+        raise ValueError("`half_precision` is for weights that were trained, and this model has none: leave it out.")
+    if not all(tensor.isfinite().all() for tensor in halved.values()):
+        raise ValueError("`half_precision` holds numbers up to 65504, and some weights are larger: leave it out.")
+    return {**tensors, **halved}
+
+
+def loaded_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored tensors as a model has them that was loaded: in single precision again."""
+    return {
+        name: tensor.float() if _dtype_name(tensor.dtype) == "float16" else tensor for name, tensor in tensors.items()
+    }
+
+
 def tensors_under(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

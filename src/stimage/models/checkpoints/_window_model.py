@@ -29,13 +29,9 @@ PARTS: Mapping[str, type] = {
 """Configurations that make a model what it is, beside its weights."""
 
 
-def tensors_of(module: nn.Module, readout: Readout | None, *, half_precision: bool = False) -> dict[str, torch.Tensor]:
-    """All that was learned, by its name in a checkpoint; in half precision what weights can be."""
+def tensors_of(module: nn.Module, readout: Readout | None) -> dict[str, torch.Tensor]:
+    """All that was learned, by its name in a checkpoint."""
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
-    if half_precision:
-        tensors = {name: tensor.half() for name, tensor in tensors.items()}
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("`half_precision` holds numbers up to 65504, and some weights are larger: leave it out.")
     parts = {} if readout is None else readout.tensors()
     return tensors | {f"readout.{name}": torch.from_numpy(part) for name, part in parts.items()}
 
