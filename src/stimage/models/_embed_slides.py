@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stimage import _validate
+from stimage import _validate, pretrained
 from stimage.models._base import SlideModel
 from stimage.models._setup import corpus_of
 from stimage.models._smoothed_pca import N_POOL_GENES, SmoothedPCA
@@ -14,6 +15,7 @@ from stimage.models._smoothed_pca import N_POOL_GENES, SmoothedPCA
 if TYPE_CHECKING:
     from anndata import AnnData
 
+logger = logging.getLogger(__name__)
 CHOICES = ("closed", "human")
 
 
@@ -53,16 +55,10 @@ def embed_slides(
     _validate.check_seed(seed)
     if isinstance(model, str):
         _validate.check_choice("model", model, CHOICES)
-    if model is None or model == "closed":
+    if model is None or model == "closed" or (model == "human" and not options and not adapt_epochs):
         _check_options(SmoothedPCA, adapt_epochs, options)
-        corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
-        fitted = SmoothedPCA(corpus, seed=seed)
-        vectors = fitted.get_latent_representation(corpus)
-        parts = np.split(vectors, np.cumsum([adata.n_obs for adata in adatas])[:-1])
-        return [(part, fitted.embedding_record(adata)) for adata, part in zip(adatas, parts, strict=True)]
+        return _embed_on_own_axes(adatas, model, seed)
     if model == "human":
-        from stimage import pretrained
-
         model = pretrained.load()
     elif not isinstance(model, SlideModel):
         raise TypeError(
@@ -79,6 +75,38 @@ def embed_slides(
     return [
         (model.get_latent_representation(adata, **options), model.embedding_record(adata, **noted)) for adata in adatas
     ]
+
+
+def _embed_on_own_axes(
+    adatas: list[AnnData], model: Literal["closed", "human"] | None, seed: int
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Embeddings by the closed form, with predictions of a checkpoint where that is asked for or knows the tissue."""
+    corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
+    predicted: list[np.ndarray | None] = [None] * len(corpus)
+    notes: dict[str, Any] = {"predictor": "", "predictor_id": ""}
+    if model == "human" or (model is None and pretrained.measures_enough(adatas)):
+        from stimage.models._own_axes import LEAST_RATIO, fit_on_own_axes
+
+        checkpoint = pretrained.load()
+        fitted, predicted, found = fit_on_own_axes(adatas, corpus, checkpoint, seed=seed, asked=model == "human")
+        notes |= {"explained_by_predictor": found.model, "explained_by_neighbors": found.neighbors}
+        used = predicted[0] is not None
+        if used:
+            notes |= {"predictor": "human", "predictor_id": checkpoint.model_id}
+        if model is None:
+            logger.info(
+                "Embedding %s the checkpoint 'human': it explains %.0f %% of what masked sites express, Gaussian means of "
+                "their neighbours %.0f %%, and %.0f %% of that are asked for.",
+                "with" if used else "in closed form, without",
+                100 * found.model,
+                100 * found.neighbors,
+                100 * LEAST_RATIO,
+            )
+    else:
+        fitted = SmoothedPCA(corpus, seed=seed)
+    vectors = fitted.embed(corpus, predicted)
+    parts = np.split(vectors, np.cumsum([adata.n_obs for adata in adatas])[:-1])
+    return [(part, {**fitted.embedding_record(adata), **notes}) for adata, part in zip(adatas, parts, strict=True)]
 
 
 def _check_options(kind: type[SlideModel], adapt_epochs: int, options: dict[str, Any]) -> list[str]:

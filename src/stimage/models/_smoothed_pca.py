@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from stimage import _validate
-from stimage.data import Corpus, Slide, gaussian_mean, principal_genes
+from stimage.data import Corpus, principal_genes
 from stimage.models._base import SlideModel
 from stimage.models._setup import corpus_of, corpus_over, manifest_of
-from stimage.models.checkpoints._config import DamagedError, StoredConfig
-from stimage.models.checkpoints._weights import check_shapes, code_shapes, length, tensors_under
-from stimage.models.embedding._codes import NicheCodes
+from stimage.models.checkpoints._config import StoredConfig
+from stimage.models.checkpoints._weights import check_readout
+from stimage.models.embedding._readout import Readout, sample
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,13 +21,8 @@ TARGET_SUM = 1e3
 """The closer a library size is to the counts themselves, the less single counts of rare genes weigh."""
 N_AXES = 30
 N_POOL_GENES = 2000
-WIDTHS = (1.0, 2.2)
-"""Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
-CODE_WIDTH = 1.5
-CODE_WEIGHT = 0.7
-"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they also tell patients apart."""
-ENOUGH_SITES = 20_000
-"""Sites on which codes and scales are fitted, in whole slides."""
+MOST_SITES = 20_000
+"""Sites that codes and scales are fitted on."""
 
 
 class SmoothedPCA(SlideModel):
@@ -98,8 +92,8 @@ class SmoothedPCA(SlideModel):
         self.seed = seed
         self.manifest = manifest_of(corpus)
         axes, _ = principal_genes(list(corpus), N_AXES)
-        self.axes = np.ascontiguousarray(axes)  # as a file will give it back
-        self._fit(corpus)
+        slides, sites = zip(*sample(list(corpus), MOST_SITES, seed=seed).values(), strict=True)
+        self.readout = Readout.fit(slides, sites, axes, [None] * len(slides), seed=seed)
 
     def __repr__(self) -> str:
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
@@ -110,7 +104,7 @@ class SmoothedPCA(SlideModel):
     @property
     def n_dimensions(self) -> int:
         """Length of an embedding."""
-        return self.axes.shape[1] + self.codes.n_codes
+        return self.readout.n_dimensions
 
     def get_latent_representation(self, data: AnnData | Sequence[AnnData] | Corpus) -> np.ndarray:
         """One vector per observation.
@@ -134,84 +128,46 @@ class SmoothedPCA(SlideModel):
             If counts are not raw, or too few genes are known to the model.
         """
         corpus = corpus_over(data, self.vocabulary)
+        return self.embed(corpus, [None] * len(corpus))
+
+    def embed(self, corpus: Corpus, predicted: Sequence[np.ndarray | None]) -> np.ndarray:
+        """One vector per observation of a corpus.
+
+        Parameters
+        ----------
+        corpus
+            Slides over the vocabulary.
+        predicted
+            Of each slide, components of its sites that a model predicts (sites x axes); ``None`` for the closed form.
+
+        Returns
+        -------
+        numpy.ndarray
+            Embedding (observations x at most 60), float32, in the order of the AnnData.
+        """
         rows = np.empty((sum(len(slide.observation_index) for slide in corpus), self.n_dimensions), dtype=np.float32)
         order = corpus.observation_order
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         start = 0
-        for slide in corpus.to_target_sum(TARGET_SUM):
+        for slide, components in zip(corpus.to_target_sum(TARGET_SUM), predicted, strict=True):
             stop = start + len(slide.observation_index)
-            rows[places[start:stop]] = self._embed(slide)[slide.site_of_observation]
+            rows[places[start:stop]] = self.readout(slide, components)[slide.site_of_observation]
             start = stop
         return rows
 
     def _tensors(self) -> dict[str, np.ndarray]:
-        codes = {f"codes.{name}": array for name, array in self.codes.tensors.items()}
-        return {"axes": self.axes, "scales": self.scales, **codes}
+        return self.readout.tensors()
 
     def _config(self) -> dict[str, Any]:
         return {}
 
     def _restore(self, stored: StoredConfig, weights: dict[str, np.ndarray], folder: Path) -> None:
-        n_axes = length(weights, "axes", axis=1)
-        shapes = {"axes": (len(self.genes), n_axes), "scales": (2,)}
-        check_shapes({**shapes, **code_shapes(weights, "codes.", n_axes)}, weights)
-        self.axes, self.scales = weights["axes"], weights["scales"]
-        if not (self.scales > 0).all():
-            raise DamagedError("a scale is not above 0")
-        self.codes = NicheCodes(tensors_under(weights, "codes."))
+        check_readout(weights, len(self.genes))
+        self.readout = Readout.from_tensors(weights)
 
     def _facts(self) -> dict[str, Any]:
-        return {"n_axes": self.axes.shape[1], "n_codes": self.codes.n_codes, "seed": self.seed}
+        return {"n_axes": self.readout.axes.shape[1], "n_codes": self.readout.codes.n_codes, "seed": self.seed}
 
     def _card_facts(self) -> dict[str, str]:
         return {"dimensions": str(self.n_dimensions), "fitted": f"in closed form, seed {self.seed}"}
-
-    def _fit(self, corpus: Corpus) -> None:
-        """Fit codes and scales on whole slides in random order, until there are enough sites."""
-        chosen, n_sites = [], 0
-        for number in np.random.default_rng(self.seed).permutation(len(corpus)):
-            chosen.append(corpus[int(number)])
-            n_sites += int(chosen[-1].active.sum())
-            if n_sites >= ENOUGH_SITES:
-                break
-        scores = [self._scores(slide) for slide in chosen]
-        contexts = [_context(slide, part)[slide.active] for slide, part in zip(chosen, scores, strict=True)]
-        near = [gaussian_mean(slide, part, CODE_WIDTH) for slide, part in zip(chosen, scores, strict=True)]
-        self.codes = NicheCodes.fit(
-            np.concatenate([part[slide.active] for slide, part in zip(chosen, near, strict=True)]), seed=self.seed
-        )
-        codes = [
-            gaussian_mean(slide, self.codes(part), CODE_WIDTH)[slide.active]
-            for slide, part in zip(chosen, near, strict=True)
-        ]
-        spreads = [float(np.sqrt(np.concatenate(part).var(axis=0).sum())) for part in (contexts, codes)]
-        self.scales = np.array([spread or 1.0 for spread in spreads], dtype=np.float32)
-
-    def _embed(self, slide: Slide) -> np.ndarray:
-        """Embedding of the sites of a slide on the model's scale (sites x dimensions)."""
-        scores = self._scores(slide)
-        codes = gaussian_mean(slide, self.codes(gaussian_mean(slide, scores, CODE_WIDTH)), CODE_WIDTH)
-        return self._beside(_context(slide, scores), codes)
-
-    def _beside(self, context: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return np.hstack([context / self.scales[0], CODE_WEIGHT * codes / self.scales[1]]).astype(np.float32)
-
-    def _scores(self, slide: Slide) -> np.ndarray:
-        """Principal components of the sites of a slide, centred over those with counts (sites x axes)."""
-        scores = np.empty((slide.n_sites, self.axes.shape[1]), dtype=np.float32)
-        for sites, block in _blocks(slide):
-            scores[sites] = block @ self.axes
-        return scores - slide.gene_mean @ self.axes
-
-
-def _context(slide: Slide, scores: np.ndarray) -> np.ndarray:
-    return sum(gaussian_mean(slide, scores, width) for width in WIDTHS) / len(WIDTHS)
-
-
-def _blocks(slide: Slide) -> Iterator[tuple[Any, sparse.csr_matrix]]:
-    """Some sites and their expression at a time; all at once where it is in memory."""
-    if sparse.issparse(slide.expression):
-        yield slice(None), slide.expression
-    else:
-        yield from slide.expression.row_blocks()

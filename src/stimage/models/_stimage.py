@@ -38,6 +38,7 @@ from stimage.models.embedding._embed import (
     slide_embedder,
 )
 from stimage.models.embedding._output import check_absent
+from stimage.models.embedding._predicted import fitted_readout
 from stimage.models.embedding._readout import Readout
 from stimage.models.embedding._site_vectors import EmbeddingMode
 from stimage.models.embedding._units import build_module
@@ -221,17 +222,17 @@ class STImage(SlideModel):
             self.readout = from_first_process(self._fitted_readout)
 
     def fit_readout(self) -> None:
-        """Fit scale and codes of the context embedding on the training slides; :meth:`train` does so at its end."""
+        """Fit axes, scales and codes of the embedding on the training slides; :meth:`train` does so at its end."""
         if self.corpus is None:
             raise ValueError(
-                "Scale and codes of the context embedding are fitted on the slides that a model was built with, and this one "
+                "Axes and codes of the embedding are fitted on the slides that a model was built with, and this one "
                 "was loaded without any: pass `data` to `STImage.load`, or `mode='visible'`."
             )
         self.readout = self._fitted_readout()
 
     def _fitted_readout(self) -> Readout:
         options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed}
-        return Readout.fit(self.module, list(self.corpus), **options)
+        return fitted_readout(self.module, list(self.corpus), **options)
 
     def adapt(
         self,
@@ -310,9 +311,10 @@ class STImage(SlideModel):
         data
             Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
         mode
-            ``"visible"``: the encoder's output at a visible site; ``"context"``: its output at a site while that is masked
-            together with a random half of the slide, scaled, beside the site's niche codes, see the user guide. By default
-            ``"context"`` with windows; the other units have ``"visible"`` alone.
+            ``"context"``: principal components of expression averaged over the surroundings of a site, as in
+            :class:`SmoothedPCA`, to which those are added that the model predicts while the site is masked together with
+            a random half of the slide, beside niche codes of both; see the user guide. ``"visible"``: the encoder's output at
+            a visible site. By default ``"context"`` with windows; the other units have ``"visible"`` alone.
         tile_size
             Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
             training, so that most sites have their surroundings on all sides.
@@ -329,8 +331,8 @@ class STImage(SlideModel):
         Returns
         -------
         numpy.ndarray or zarr.Array
-            Embedding (observations x 128 with the default sizes, and up to 30 codes with ``"context"``), float32, in the order
-            of the AnnData. With ``output`` the array on disk, open for reading; its attributes say where it comes from,
+            Embedding (observations x at most 60 with ``"context"``, 128 with ``"visible"`` and the default sizes), float32,
+            in the order of the AnnData. With ``output`` the array on disk, open for reading; its attributes say where it comes from,
             as ``uns["stimage"]`` does.
 
         Raises
@@ -395,7 +397,7 @@ class STImage(SlideModel):
             return self.autoencoder.dim
         if self.readout is None:
             self.fit_readout()
-        return self.autoencoder.dim + self.readout.codes.n_codes
+        return self.readout.n_dimensions
 
     def reconstruct(
         self,

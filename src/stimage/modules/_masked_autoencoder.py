@@ -26,7 +26,8 @@ class AutoencoderConfig:
     dim_feedforward
         Width of the encoder's feed-forward networks.
     decoder_layers
-        Decoder blocks. With 0, hidden sites enter the encoder as mask tokens and predictions are read off its output;
+        Decoder blocks. With 0, hidden sites enter the encoder as the Gaussian mean of the visible tokens around them, and
+        predictions are read off its output: before training that is a kernel smoother, and training learns corrections;
         otherwise the encoder sees visible sites only and mask tokens enter the decoder (as in the paper).
     decoder_feedforward
         Width of the decoder's feed-forward networks.
@@ -137,12 +138,13 @@ class MaskedAutoencoder(nn.Module):
             Site vectors (batch x output sites x dim). At a visible site the vector contains the site itself, at a hidden
             one only what its surroundings say of it.
         """
-        masked = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
         # Hidden sites look at visible ones and are looked at by none: however many are hidden, and however far they are
         # from the next visible site, attention stays what it was in training.
         visible = tissue & ~hidden
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
+            start = self.mask_token.to(tokens.dtype) + _gaussian_mean(tokens, positions, visible, n_visible)
+            masked = torch.where(hidden.unsqueeze(-1), start, tokens)
             return self.norm(self.encoder(masked, positions, visible, n_visible=n_visible, n_output=n_output))
         encoded = self.encoder(tokens[:, :n_visible], positions[:, :n_visible], visible[:, :n_visible])
         encoded = functional.pad(encoded, (0, 0, 0, tokens.shape[1] - encoded.shape[1]))
@@ -218,6 +220,18 @@ class MaskedAutoencoder(nn.Module):
         predicted = torch.where(scored, self.genes.decode(sites, genes), expected)
         count = (asked.sum(dim=1) * gene_valid.sum(dim=1)).sum()
         return functional.mse_loss(predicted, expected, reduction="sum"), count
+
+
+WIDTHS = (1.0, 2.2)
+"""Of the Gaussians that a masked site starts from, in site distances: those of the closed form."""
+
+
+def _gaussian_mean(tokens: Tensor, positions: Tensor, visible: Tensor, n_visible: int | None) -> Tensor:
+    """Mean over two widths of the Gaussian means of visible tokens around each site (batch x sites x dim)."""
+    distances = torch.cdist(positions, positions[:, :n_visible]).square()
+    distances = distances.masked_fill(~visible[:, None, :n_visible], torch.inf)
+    weights = sum(torch.softmax(distances / (-2 * width**2), dim=-1) for width in WIDTHS) / len(WIDTHS)
+    return weights.to(tokens.dtype) @ tokens[:, :n_visible]
 
 
 def _first_sites(mask: Tensor, n: int) -> Tensor:

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
 from stimage import _validate
+from stimage.data import Vocabulary
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from stimage.models import STImage
 
 CHECKPOINTS = ("human",)
+FEWEST_GENES = 200
+"""Genes that slides share with a checkpoint, by name and in its spelling, below which it is not asked about them."""
 
 
 def load(name: str = "human") -> STImage:
@@ -50,3 +57,27 @@ def load(name: str = "human") -> STImage:
         )
     with as_file(folder) as directory:
         return STImage.load(directory)
+
+
+def measures_enough(adatas: Sequence[AnnData], name: str = "human") -> bool:
+    """Whether slides measure enough genes of a checkpoint for it to be asked; without reading its weights.
+
+    Parameters
+    ----------
+    adatas
+        The slides.
+    name
+        The checkpoint.
+
+    Returns
+    -------
+    bool
+        False as well if the package was installed without the checkpoint.
+    """
+    path = files(__package__) / name / "config.json"
+    if not path.is_file():
+        return False
+    config = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = Vocabulary(config["genes"], config["ensembl_ids"])
+    matches = [vocabulary.match(adata) for adata in adatas]
+    return all(match.n_genes - match.n_ignoring_case >= FEWEST_GENES for match in matches)

@@ -139,11 +139,13 @@ def code_shapes(tensors: Tensors, prefix: str, dim: int) -> dict[str, tuple[int,
     return shapes
 
 
-def check_readout(tensors: Tensors, dim: int) -> None:
-    """Raise ``DamagedError`` unless tensors are a readout of a model whose vectors have ``dim`` entries."""
-    check_shapes({"scale": (1,), **code_shapes(tensors, "codes.", dim)}, tensors)
-    if tensors["scale"] <= 0:
-        raise DamagedError("the readout has a scale that is not above 0")
+def check_readout(tensors: Tensors, n_genes: int) -> None:
+    """Raise ``DamagedError`` unless tensors are a readout of expression of so many genes."""
+    n_components = length(tensors, "axes", axis=1)
+    shapes = {"axes": (n_genes, n_components), "scales": (2,)}
+    check_shapes({**shapes, **code_shapes(tensors, "codes.", n_components)}, tensors)
+    if not (tensors["scales"] > 0).all():
+        raise DamagedError("a scale of the readout is not above 0")
 
 
 def _check_names(expected: Iterable[str], found: Iterable[str]) -> None:

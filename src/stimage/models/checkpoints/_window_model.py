@@ -55,6 +55,6 @@ def restored(stored: StoredConfig, weights: dict[str, torch.Tensor], n_genes: in
     ).eval()
     readout = tensors_under(weights, "readout.")
     if readout:
-        check_readout(readout, sizes.dim)
+        check_readout(readout, n_genes)
     found["readout"] = Readout.from_tensors({name: part.numpy() for name, part in readout.items()}) if readout else None
     return found

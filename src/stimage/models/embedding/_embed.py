@@ -22,6 +22,7 @@ from stimage.models.embedding._output import (
     plain,
     scratch_folder,
 )
+from stimage.models.embedding._predicted import predicted_components
 from stimage.models.embedding._readout import Readout
 from stimage.models.embedding._site_vectors import EMBEDDING_MODES, EmbeddingMode, stream_vectors
 from stimage.models.embedding._units import embed_spots
@@ -107,8 +108,12 @@ def slide_embedder(
 
     def windows(slide: Slide) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         tiles = {"tile_size": options.tile_size, "batch_size": batch_size}
-        for sites, vectors in stream_vectors(module, slide, options.mode, **tiles, **draws):
-            yield sites, readout(vectors) if options.mode == "context" else vectors
+        if options.mode == "visible":
+            yield from stream_vectors(module, slide, "visible", **tiles, **draws)
+            return
+        vectors = readout(slide, predicted_components(module, slide, readout.axes, **tiles, **draws))
+        shown = np.flatnonzero(slide.site_index[:, 0] >= 0)
+        yield shown, vectors[shown]
 
     return windows if options.unit.name == "patch" else spots
 

@@ -1,0 +1,149 @@
+"""The closed form of some slides, with what a checkpoint predicts of them where it knows their tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stimage.data import Corpus, Slide, Vocabulary
+from stimage.models._setup import corpus_of
+from stimage.models._smoothed_pca import MOST_SITES, SmoothedPCA
+from stimage.models.embedding._predicted import explained, explained_by_neighbors, predicted_components
+from stimage.models.embedding._readout import Readout, sample
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stimage.models import STImage
+
+LEAST_RATIO = 0.8
+"""Of what a checkpoint explains to what Gaussian means do, from which on its predictions are used; see the user guide."""
+TEST_SITES = 2_000
+"""Sites that it is tested on."""
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How well a checkpoint predicts masked sites of slides, beside the best of six Gaussian means.
+
+    Parameters
+    ----------
+    model
+        Share of the principal components of masked sites that the checkpoint explains.
+    neighbors
+        The share that the Gaussian mean explains.
+    """
+
+    model: float
+    neighbors: float
+
+    @property
+    def ratio(self) -> float:
+        """What the checkpoint explains relative to the Gaussian mean."""
+        return self.model / max(self.neighbors, 1e-6)
+
+
+def fit_on_own_axes(
+    adatas: Sequence[AnnData], corpus: Corpus, model: STImage, *, seed: int, asked: bool
+) -> tuple[SmoothedPCA, list[np.ndarray | None], Familiarity]:
+    """Closed form of slides, with what a checkpoint predicts of them where it knows their tissue.
+
+    Parameters
+    ----------
+    adatas
+        The slides.
+    corpus
+        The slides over the genes of the closed form.
+    model
+        The checkpoint.
+    seed
+        Seed of everything random.
+    asked
+        Use the predictions however well the checkpoint knows the tissue.
+
+    Returns
+    -------
+    tuple
+        The closed form, predicted components of each slide (``None`` where they are not used) and the familiarity.
+    """
+    closed = SmoothedPCA(corpus, seed=seed)
+    own = list(corpus.to_target_sum(model.target_sum))
+    known = list(corpus_of(adatas, model.vocabulary).to_target_sum(model.target_sum))
+    axes, place = closed.readout.axes, shared_genes(adatas, corpus.vocabulary, model.vocabulary)
+    on_model = np.zeros((len(model.genes), axes.shape[1]), dtype=np.float32)
+    on_model[place[place >= 0]] = axes[place >= 0]
+    options = {"tile_size": 2 * model.spec.window, "batch_size": 32, "seed": seed}
+
+    def predict(slide: Slide) -> np.ndarray:
+        return predicted_components(model.module, slide, on_model, **options)
+
+    parts = sample(own, TEST_SITES, seed=seed)
+    shown = {
+        number: known[number].restrict(part.raster >= 0, centre=known[number].gene_mean)
+        for number, (part, _) in parts.items()
+    }
+    familiarity = familiarity_of(closed.readout, list(parts.values()), map(predict, shown.values()), seed=seed)
+    if not asked and familiarity.ratio < LEAST_RATIO:
+        return closed, [None] * len(own), familiarity
+    predicted = [predict(slide) for slide in known]
+    chosen = sample(own, MOST_SITES, seed=seed)
+    slides, sites = zip(*chosen.values(), strict=True)
+    closed.readout = Readout.fit(slides, sites, axes, [predicted[number] for number in chosen], seed=seed)
+    closed.manifest = {
+        **closed.manifest,
+        "slides": pd.concat([closed.manifest["slides"], model.manifest["slides"]], ignore_index=True),
+    }
+    return closed, predicted, familiarity
+
+
+def familiarity_of(
+    readout: Readout,
+    parts: Sequence[tuple[Slide, np.ndarray]],
+    predicted: Iterable[np.ndarray],
+    *,
+    seed: int,
+) -> Familiarity:
+    """How well a checkpoint predicts masked sites; no label is used.
+
+    Parameters
+    ----------
+    readout
+        The closed form of the slides.
+    parts
+        Slides over its genes, and the sites of each that count.
+    predicted
+        Components of the sites of each slide that the checkpoint predicts (sites x components).
+    seed
+        Seed of the sites that are hidden from the Gaussian means.
+
+    Returns
+    -------
+    Familiarity
+        Over all sites that count.
+    """
+    own, theirs, neighbors = [], [], []
+    for (slide, sites), found in zip(parts, predicted, strict=True):
+        components = readout.components(slide)
+        own.append(components[sites])
+        theirs.append(found[sites])
+        neighbors.append(explained_by_neighbors(slide, components, sites, seed=seed))
+    weights = [float(np.square(part).sum()) for part in own]
+    if not sum(weights):
+        return Familiarity(0.0, 0.0)
+    return Familiarity(
+        explained(np.concatenate(own), np.concatenate(theirs)), float(np.average(neighbors, weights=weights))
+    )
+
+
+def shared_genes(adatas: Sequence[AnnData], own: Vocabulary, model: Vocabulary) -> np.ndarray:
+    """Index in the vocabulary of a model of each gene of another, -1 for none; through the variables that are both."""
+    place = np.full(len(own), -1)
+    for adata in adatas:
+        ours, theirs = (names.match(adata).gene_of_variable for names in (own, model))
+        both = (ours >= 0) & (theirs >= 0)
+        place[ours[both]] = theirs[both]
+    return place

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stimage.data import Slide, gaussian_mean, principal_genes
+from stimage.models.embedding._readout import Readout, sample
+from stimage.models.embedding._site_vectors import stream_vectors
+from stimage.modules import MaskedAutoencoder
+
+WIDTHS = (0.7, 1.0, 1.5, 2.2, 3.0, 4.5)
+"""Gaussians that a model is compared with, in distances between sites."""
+N_COMPONENTS = 30
+MOST_SITES = 10_000
+"""Sites of the training slides that a readout is fitted on at most."""
+
+
+def fitted_readout(
+    module: MaskedAutoencoder, slides: Sequence[Slide], *, tile_size: int, batch_size: int, seed: int
+) -> Readout:
+    """Readout of a model on the principal axes of its training slides, fitted on some of their sites.
+
+    Parameters
+    ----------
+    module
+        The model, in evaluation mode.
+    slides
+        Training slides.
+    tile_size, batch_size, seed
+        As in :func:`stream_vectors`.
+
+    Returns
+    -------
+    Readout
+        The readout.
+    """
+    axes, _ = principal_genes(list(slides), N_COMPONENTS)
+    parts, sites = zip(*sample(slides, MOST_SITES, seed=seed).values(), strict=True)
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed}
+    predicted = [predicted_components(module, slide, axes, **options) for slide in parts]
+    return Readout.fit(parts, sites, axes, predicted, seed=seed)
+
+
+@torch.inference_mode()
+def predicted_components(
+    module: MaskedAutoencoder,
+    slide: Slide,
+    axes: np.ndarray,
+    *,
+    tile_size: int,
+    batch_size: int,
+    seed: int,
+    n_genes: int | None = None,
+) -> np.ndarray:
+    """Principal components of each site as a model predicts them while the site is masked with a random half of the slide.
+
+    Parameters
+    ----------
+    module
+        The model, in evaluation mode.
+    slide
+        The slide, on the model's genes and scale.
+    axes
+        Principal axes over the model's genes (genes x components), zero where they have none of a gene.
+    tile_size, batch_size, seed, n_genes
+        As in :func:`stream_vectors`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Components (sites x components), centred over the sites with counts, float32; 0 at sites that the raster does not show.
+    """
+    measured = np.where(slide.measured[:, None], axes, 0).astype(np.float32)
+    directions = module.genes.output_embedding.T.cpu() @ torch.from_numpy(measured)
+    components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes}
+    done = np.zeros(slide.n_sites, dtype=bool)
+    device = module.genes.output_embedding.device
+    for sites, vectors in stream_vectors(module, slide, "context", **options):
+        latent = module.genes.output_projection(torch.from_numpy(vectors).to(device)).cpu()
+        components[sites] = (latent @ directions).numpy()
+        done[sites] = True
+    if (done & slide.active).any():
+        components[done] -= components[done & slide.active].mean(axis=0)
+    return components
+
+
+def explained(own: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of the components of sites that a prediction explains, with the slope that suits it best."""
+    own, predicted = own.astype(np.float64), predicted.astype(np.float64)
+    product, square = (own * predicted).sum(), np.square(predicted).sum()
+    return float(product**2 / max(square * np.square(own).sum(), 1e-12)) if product > 0 else 0.0
+
+
+def explained_by_neighbors(slide: Slide, own: np.ndarray, sites: np.ndarray, *, seed: int) -> float:
+    """The same of the best of six Gaussian means of a random half of the slide, at the sites of the other half.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    own
+        Components of its sites (sites x components).
+    sites
+        Sites that are compared.
+    seed
+        Seed of the halves.
+
+    Returns
+    -------
+    float
+        Share of the components at ``sites``.
+    """
+    half = np.random.default_rng(seed).permutation(slide.n_sites) % 2 == 0
+    best = 0.0
+    for width in WIDTHS:
+        predicted = np.empty_like(own)
+        for masked in (half, ~half):
+            predicted[masked] = gaussian_mean(slide.hide(masked), own, width)[masked]
+        best = max(best, explained(own[sites], predicted[sites]))
+    return best
