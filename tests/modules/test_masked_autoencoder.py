@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,13 @@ def test_hidden_sites_and_empty_sites_are_never_read(module, batch):
     torch.testing.assert_close(module(other, moved, tissue, hidden)[tissue], expected[tissue])
 
 
+def test_nothing_is_read_where_everything_is_hidden(module, batch):
+    tokens, positions, tissue, _ = sample(batch)
+    torch.testing.assert_close(
+        module(tokens + 50, positions, tissue, tissue)[tissue], module(tokens, positions, tissue, tissue)[tissue]
+    )
+
+
 def test_visible_sites_are_read(module, batch):
     tokens, positions, tissue, hidden = sample(batch)
     positions *= 0.2  # every head reaches every site
@@ -90,23 +99,52 @@ def test_only_relative_positions_matter(module, batch):
     )
 
 
+def test_masked_sites_start_from_gaussian_means(batch):
+    """With blocks that are the identity, as they are before training, a masked site is a kernel smoother's."""
+    module = MaskedAutoencoder(N_GENES, AutoencoderConfig(dim=DIM, n_heads=3)).eval()
+    tokens, positions, tissue, hidden = sample(batch)
+    hidden = hidden & tissue
+    found = module(tokens, positions, tissue, hidden)
+    for b, site in hidden.nonzero().tolist():
+        expected = torch.zeros(DIM)
+        for width in (1.0, 2.2):
+            shown = (tissue & ~hidden)[b].nonzero()[:, 0].tolist()
+            weights = [
+                float(torch.exp(-((positions[b, site] - positions[b, j]) ** 2).sum() / (2 * width**2))) for j in shown
+            ]
+            expected += sum(w * tokens[b, j] for w, j in zip(weights, shown, strict=True)) / sum(weights) / 2
+        torch.testing.assert_close(found[b, site], module.norm(expected), rtol=1e-3, atol=1e-4)
+
+
 def test_everything_hidden_is_finite(module, batch):
     tokens, positions, tissue, _ = sample(batch)
     assert torch.isfinite(module(tokens, positions, tissue, tissue)).all()
+
+
+def check_losses(module, batch, predicted, scored):
+    """Both losses against sums over the scored values, one by one."""
+    errors, squares = {}, {}
+    for b, site, k in scored:
+        errors.setdefault(b, []).append((predicted[b, site, k] - batch["expression"][b, site, k]) ** 2)
+        squares.setdefault(b, []).append(batch["expression"][b, site, k] ** 2)
+    relative = sum(sum(errors[b]) / (sum(squares[b]) / len(squares[b])) for b in errors) / len(scored)
+    torch.testing.assert_close(module.loss(batch), relative, rtol=1e-4, atol=1e-5)
+    module.config = replace(module.config, relative_error=False)
+    torch.testing.assert_close(module.loss(batch), sum(map(sum, errors.values())) / len(scored), rtol=1e-4, atol=1e-5)
 
 
 def test_loss_over_hidden_sites(module, batch):
     tokens = module.genes(batch["expression"], batch["genes"])
     sites = module(tokens, batch["positions"], batch["observed"], batch["hidden"])
     predicted = module.genes.decode(sites, batch["genes"])
-    errors = [
-        (predicted[b, site, k] - batch["expression"][b, site, k]) ** 2
+    scored = [
+        (b, site, k)
         for b in range(3)
         for site in range(N_SITES)
         for k in range(6)
         if batch["hidden"][b, site] and batch["gene_valid"][b, k]
     ]
-    torch.testing.assert_close(module.loss(batch), sum(errors) / len(errors), rtol=1e-4, atol=1e-5)
+    check_losses(module, batch, predicted, scored)
 
 
 def test_loss_over_hidden_values(module, value_batch):
@@ -118,10 +156,7 @@ def test_loss_over_hidden_values(module, value_batch):
     nothing = torch.zeros(3, N_SITES, dtype=torch.bool)
     sites = module(module.genes.norm(tokens), batch["positions"], batch["observed"], nothing)
     predicted = module.genes.decode(sites, batch["genes"])
-    errors = [
-        (predicted[b, site, k] - batch["expression"][b, site, k]) ** 2 for b, site, k in batch["hidden"].nonzero()
-    ]
-    torch.testing.assert_close(module.loss(batch), sum(errors) / len(errors), rtol=1e-4, atol=1e-5)
+    check_losses(module, batch, predicted, batch["hidden"].nonzero().tolist())
 
 
 def test_padding_changes_nothing(module, batch):

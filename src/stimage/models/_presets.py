@@ -35,7 +35,13 @@ PRESETS: dict[str, PresetConfig] = {
     # The learning rate is not legible in the text available to us; 1e-4 is usual for a model of this size.
     "paper": PresetConfig(
         autoencoder=AutoencoderConfig(
-            dim=256, n_layers=6, n_heads=8, dim_feedforward=1024, decoder_layers=2, decoder_feedforward=512
+            dim=256,
+            n_layers=6,
+            n_heads=8,
+            dim_feedforward=1024,
+            decoder_layers=2,
+            decoder_feedforward=512,
+            relative_error=False,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-4),
         masking="site",

@@ -33,6 +33,9 @@ class AutoencoderConfig:
         Width of the decoder's feed-forward networks.
     dropout
         Dropout in all blocks.
+    relative_error
+        Divide the squared errors of each window by the mean square of what is hidden in it, so that slides with few genes
+        or many counts, whose values vary more, do not outweigh others. Without, the loss is Eq. 8 of the paper.
 
     Raises
     ------
@@ -53,6 +56,7 @@ class AutoencoderConfig:
     decoder_layers: int = 0
     decoder_feedforward: int = 512
     dropout: float = 0.0
+    relative_error: bool = True
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "dim_feedforward", "decoder_feedforward"):
@@ -143,8 +147,9 @@ class MaskedAutoencoder(nn.Module):
         visible = tissue & ~hidden
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
-            start = self.mask_token.to(tokens.dtype) + _gaussian_mean(tokens, positions, visible, n_visible)
-            masked = torch.where(hidden.unsqueeze(-1), start, tokens)
+            masked = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)
+            start = self.mask_token.to(tokens.dtype) + _gaussian_mean(masked, positions, visible, n_visible)
+            masked = torch.where(hidden.unsqueeze(-1), start, masked)
             return self.norm(self.encoder(masked, positions, visible, n_visible=n_visible, n_output=n_output))
         encoded = self.encoder(tokens[:, :n_visible], positions[:, :n_visible], visible[:, :n_visible])
         encoded = functional.pad(encoded, (0, 0, 0, tokens.shape[1] - encoded.shape[1]))
@@ -152,7 +157,7 @@ class MaskedAutoencoder(nn.Module):
         return self.norm(self.decoder(encoded, positions, tissue, n_output=n_output))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error over the hidden values of a batch of windows (the paper, Eq. 8).
+        """Mean squared error over the hidden values of a batch of windows: relative (see the configuration), or Eq. 8 of the paper.
 
         Parameters
         ----------
@@ -185,8 +190,7 @@ class MaskedAutoencoder(nn.Module):
         if hidden.dim() == 3:
             tokens = self.genes.with_hidden(expression, genes, hidden, self.mask_token)
             sites = self(tokens, batch["positions"], batch["observed"], torch.zeros_like(batch["observed"]))
-            error = (self.genes.decode(sites, genes) - expression).square()
-            return (error * hidden).sum(), hidden.sum()
+            return self._error(self.genes.decode(sites, genes), expression, hidden), hidden.sum()
         return self._hidden_site_terms(
             expression, genes, batch["gene_valid"], batch["positions"], batch["observed"], hidden
         )
@@ -214,14 +218,26 @@ class MaskedAutoencoder(nn.Module):
             n_output=hidden_sites.shape[1],
         )
         asked = hidden.gather(1, hidden_sites)
-        # What is not scored is taken as predicted without error: cheaper than to multiply all errors by zeros and ones.
         expected = _take_sites(expression, hidden_sites)
         scored = asked.unsqueeze(-1) & gene_valid.unsqueeze(1)
-        predicted = torch.where(scored, self.genes.decode(sites, genes), expected)
         count = (asked.sum(dim=1) * gene_valid.sum(dim=1)).sum()
-        return functional.mse_loss(predicted, expected, reduction="sum"), count
+        return self._error(self.genes.decode(sites, genes), expected, scored), count
+
+    def _error(self, predicted: Tensor, expected: Tensor, scored: Tensor) -> Tensor:
+        """Sum of squared errors over the scored values of windows (batch x sites x genes), relative ones if so configured."""
+        # What is not scored is taken as predicted without error: cheaper than to multiply all errors by zeros and ones.
+        predicted = torch.where(scored, predicted, expected)
+        if not self.config.relative_error:
+            return functional.mse_loss(predicted, expected, reduction="sum")
+        error = functional.mse_loss(predicted, expected, reduction="none").sum(dim=(1, 2))
+        with torch.no_grad():
+            count = scored.sum(dim=(1, 2)).clamp(min=1)
+            typical = (expected.square() * scored).sum(dim=(1, 2)) / count
+        return (error / typical.clamp(min=LEAST_SQUARE)).sum()
 
 
+LEAST_SQUARE = 1e-4
+"""Mean square of hidden values below which a window has next to nothing to predict."""
 WIDTHS = (1.0, 2.2)
 """Of the Gaussians that a masked site starts from, in site distances: those of the closed form."""
 
