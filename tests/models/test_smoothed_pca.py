@@ -4,6 +4,8 @@ import sys
 import anndata
 import numpy as np
 import pytest
+import torch
+from checkpoints import edit_weights
 from helpers import assert_unchanged
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
@@ -130,3 +132,35 @@ def test_no_torch_is_needed():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "False"
+
+
+def test_shared(tmp_path):
+    (adata,) = slides(1)
+    model = sti.models.SmoothedPCA(adata, n_pool_genes=100)
+    model.save_pretrained(tmp_path / "model", license="mit")
+    assert sti.models.SmoothedPCA.from_pretrained(tmp_path / "model").model_id == model.model_id
+    assert f"| model id | `{model.model_id}` |" in (tmp_path / "model" / "README.md").read_text()
+    with pytest.raises(ValueError, match="`half_precision` is for weights that were trained"):
+        model.save(tmp_path / "half", half_precision=True)
+    with pytest.raises(ValueError, match="of kind 'SmoothedPCA', not 'STImage'"):
+        sti.models.STImage.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("axes", lambda tensor: tensor[:-1], r"shape \(99, 30\) instead of \(100, 30\)"),
+        ("axes", lambda tensor: tensor[:, :-1], "shape"),
+        ("axes", lambda tensor: tensor * float("nan"), "NaN or infinite"),
+        ("axes", lambda tensor: tensor[0], "instead of 2 axes"),
+        ("scales", lambda tensor: -tensor, "a scale is not above 0"),
+        ("codes.codes.axes", lambda tensor: tensor[:0], "are empty"),
+        ("other", lambda _: torch.ones(3), "1 are unexpected"),
+    ],
+)
+def test_parts_that_do_not_fit(tmp_path, name, change, reason):
+    (adata,) = slides(1)
+    sti.models.SmoothedPCA(adata, n_pool_genes=100).save(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.update({name: change(weights.get(name))}))
+    with pytest.raises(ValueError, match=f"is damaged: its config and weights do not fit \\(.*{reason}"):
+        sti.models.SmoothedPCA.load(tmp_path)

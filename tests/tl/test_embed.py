@@ -229,7 +229,7 @@ def test_output_is_not_what_is_written_to_adata(slide, stained, model, aligner, 
         for options in ({"copy": True}, {"key_added": "X_other"}):
             with pytest.raises(ValueError, match="are for what is written to `adata`.*leave them out"):
                 tl.embed(slide, model, output=tmp_path / "embedding", **options)
-        with pytest.raises(ValueError, match="no option .output."):
+        with pytest.raises(TypeError, match="no option 'output'"):
             tl.embed(stained, aligner, output=tmp_path / "embedding")
         with pytest.raises(FileExistsError, match="`output`"):
             tl.embed(slide, model, output=tmp_path, adapt_epochs=10**6)

@@ -107,3 +107,21 @@ def test_validation(slide, pretrain):
 def test_seeds(slide, model, pretrain):
     assert same_weights(pretrain(slide), model)
     assert not same_weights(pretrain(slide, seed=1), model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"model_kwargs": {"maskin": "site"}},
+            "`model_kwargs` has no option 'maskin'; did you mean 'masking'?.*'n_genes'",
+        ),
+        ({"model_kwargs": {"window": 3}}, "`model_kwargs` holds 'window', which is a parameter of its own"),
+        ({"plan_kwargs": {"learning_rat": 1}}, "`plan_kwargs`.*did you mean 'learning_rate'.*'weight_decay'"),
+        ({"trainer_kwargs": {"devises": 1}}, "`trainer_kwargs`.*did you mean 'devices'"),
+        ({"trainer_kwargs": 3}, "`trainer_kwargs` must be a dict of options, found int"),
+    ],
+)
+def test_misspelt_options(slide, options, message):
+    with assert_unchanged(slide), pytest.raises(TypeError, match=message):
+        tl.pretrain(slide, **options)

@@ -244,10 +244,7 @@ class Slide:
         facts = grid.loc[name]
         if observations is None:
             observations = np.arange(adata.n_obs)
-        if len(observations) < 2:
-            raise ValueError(
-                f"Slide {name!r} of `adata` has {len(observations)} observations, at least 2 are needed: remove it."
-            )
+        raster, site_of_observation = slide_raster(adata, observations, name=name, grid_key=grid_key)
         counts = stored_matrix(adata, layer)
         is_counted = counted_genes(adata, counts)
         counts = sparse.csr_matrix(counts[observations], dtype=np.float32)
@@ -258,26 +255,13 @@ class Slide:
             adata.var_names,
             None if coordinates is None else coordinates[observations],
         )
-
-        shape = (int(facts["n_rows"]), int(facts["n_cols"]))
-        flat = _flat_sites(adata, observations, shape, name, grid_key)
-        sites, site_of_observation = np.unique(flat, return_inverse=True)
-        if len(sites) < len(observations) and facts["layout"] != "bins":
-            raise ValueError(
-                f"{len(observations) - len(sites)} observations of slide {name!r} share a site with another in the grid "
-                f"`grid_key`={grid_key!r}: run `stimage.pp.compact_grid` again, with `slide_key=` if `adata` holds several "
-                "slides."
-            )
         counts = keep_genes(counts, is_counted)
-        if len(sites) < len(observations):
+        if raster.max() + 1 < len(observations):
             ones = np.ones(len(observations), dtype=np.float32)
             gather = sparse.csr_matrix((ones, (site_of_observation, np.arange(len(observations)))))
             counts = gather @ counts
         else:
             counts = counts[np.argsort(site_of_observation)]
-        raster = np.full(shape, -1, dtype=np.int32)
-        raster.flat[sites] = np.arange(len(sites))
-
         library_size = np.asarray(counts.sum(axis=1)).ravel()
         if not library_size.any():
             raise ValueError(
@@ -311,6 +295,35 @@ class Slide:
             donor=donor,
             spot_sketch=sketch,
         )
+
+
+def slide_raster(
+    adata: AnnData, observations: np.ndarray, *, name: str, grid_key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raster of the sites of a slide (rows x columns), and the site of each of its observations.
+
+    Raises
+    ------
+    ValueError
+        If there is one observation, or observations do not fit the grid.
+    """
+    facts = adata.uns[grid_key]["slides"].loc[name]
+    if len(observations) < 2:
+        raise ValueError(
+            f"Slide {name!r} of `adata` has {len(observations)} observations, at least 2 are needed: remove it."
+        )
+    shape = (int(facts["n_rows"]), int(facts["n_cols"]))
+    flat = _flat_sites(adata, observations, shape, name, grid_key)
+    sites, site_of_observation = np.unique(flat, return_inverse=True)
+    if len(sites) < len(observations) and facts["layout"] != "bins":
+        raise ValueError(
+            f"{len(observations) - len(sites)} observations of slide {name!r} share a site with another in the grid "
+            f"`grid_key`={grid_key!r}: run `stimage.pp.compact_grid` again, with `slide_key=` if `adata` holds several "
+            "slides."
+        )
+    raster = np.full(shape, -1, dtype=np.int32)
+    raster.flat[sites] = np.arange(len(sites))
+    return raster, site_of_observation
 
 
 def slide_coordinates(adata: AnnData, grid_key: str) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from stimage._libraries import image_libraries, library_name
 from stimage._paths import path_of
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
 from stimage.data._corpus import slide_observations
+from stimage.data._slide import slide_raster
 from stimage.models._setup import corpus_of, setup_of
 from stimage.models._stimage import STImage
 from stimage.models.alignment._image_features import PatchSpec, default_cache, patch_features
@@ -220,26 +221,19 @@ def _without_counts(adatas: list[AnnData], vocabulary: Vocabulary) -> Corpus:
     """The places of the observations alone, for what does not depend on counts."""
     slides, source = [], []
     for number, adata in enumerate(adatas):
+        _validate.check_size(adata, n_vars=0)
+        _validate.check_unique_names(adata)
         setup = setup_of(adata)
-        grid = _validate.check_grid(adata, setup["grid_key"])
-        sites = _validate.grid_sites(adata, setup["grid_key"])
         places = slide_observations(adata, slide_key=setup["slide_key"], grid_key=setup["grid_key"])
         for name, observations in places:
-            facts = grid.loc[name]
-            shape = (int(facts["n_rows"]), int(facts["n_cols"]))
-            if (sites[observations] >= shape).any():
-                raise ValueError(
-                    f"Observations of slide {name!r} lie outside its grid: run `stimage.pp.compact_grid` again."
-                )
-            flat = np.ravel_multi_index(tuple(sites[observations].T), shape)
-            used, site_of_observation = np.unique(flat, return_inverse=True)
-            raster = np.full(shape, -1, dtype=np.int32)
-            raster.flat[used] = np.arange(len(used))
+            facts = adata.uns[setup["grid_key"]]["slides"].loc[name]
+            raster, site_of_observation = slide_raster(adata, observations, name=name, grid_key=setup["grid_key"])
+            n_sites = int(raster.max()) + 1
             slides.append(
                 Slide(
                     name=name,
-                    expression=sparse.csr_matrix((len(used), len(vocabulary)), dtype=np.float32),
-                    library_size=np.zeros(len(used), dtype=np.float32),
+                    expression=sparse.csr_matrix((n_sites, len(vocabulary)), dtype=np.float32),
+                    library_size=np.zeros(n_sites, dtype=np.float32),
                     raster=raster,
                     layout=str(facts["layout"]),
                     parity=int(facts["parity"]),
