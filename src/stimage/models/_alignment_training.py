@@ -8,7 +8,7 @@ import torch
 
 from stimage import _validate
 from stimage.data import AlignmentDataModule
-from stimage.data._alignment_data import NEGATIVES, Negatives
+from stimage.data.sampling._alignment_data import NEGATIVES, Negatives
 from stimage.models._fit import fit
 from stimage.train import AlignmentPlan
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 import pandas as pd
 
-from stimage.data._spot_sketch import read_sketch
+from stimage.data.slides._spot_sketch import read_sketch
 
 _CHECKSUM = "config_sha256"
 LARGEST_CONFIG = 1 << 28

@@ -13,7 +13,7 @@ import torch
 from stimage import _keys, _validate
 from stimage._paths import path_of
 from stimage.data import PairedSlide, principal_genes
-from stimage.data._alignment_data import in_order
+from stimage.data.sampling._alignment_data import in_order
 from stimage.models._alignment_saving import AlignmentSaveMixin
 from stimage.models._alignment_setup import ImageReader, PairedCorpus, has_image, paired_corpus_of
 from stimage.models._alignment_training import AlignmentTrainMixin

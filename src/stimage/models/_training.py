@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from stimage.data import DeviceWindowDataModule, WindowDataModule, site_limits
-from stimage.data._window_checks import window_concerns
+from stimage.data.sampling._window_checks import window_concerns
 from stimage.models._fit import fit
 from stimage.models._options import Sampling, check_training_options, decisive_options
 from stimage.models._readout import Readout

@@ -13,7 +13,7 @@ from stimage.models._setup import check_setup
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stimage.data._alignment_data import Negatives
+    from stimage.data.sampling._alignment_data import Negatives
     from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
 
 

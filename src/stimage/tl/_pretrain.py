@@ -14,9 +14,9 @@ from stimage.models._setup import check_setup, corpus_of
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stimage.data._gene_selection import GeneSelection
-    from stimage.data._masking import Masking
-    from stimage.data._units import NeighborWeights, Unit
+    from stimage.data.sampling._gene_selection import GeneSelection
+    from stimage.data.sampling._masking import Masking
+    from stimage.data.sampling._units import NeighborWeights, Unit
     from stimage.models._options import Sampling
     from stimage.models._presets import Preset
 
