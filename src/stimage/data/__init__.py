@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from stimage.data.corpus._donor_splits import split_by_donor
     from stimage.data.corpus._writer import CorpusWriter
     from stimage.data.images._slide_image import SlideImage, square_boxes
+    from stimage.data.lattices import LATTICES, ArraySites, Lattice, PlatformSpots
     from stimage.data.sampling._alignment_data import AlignmentDataModule, AlignmentDataset
     from stimage.data.sampling._datamodule import SpotDataset, WindowDataModule, WindowDataset, collate_windows
     from stimage.data.sampling._epoch_sampler import EpochSampler, JointBatchSampler
@@ -37,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "corpus._donor_splits": ["split_by_donor"],
         "corpus._writer": ["CorpusWriter"],
         "images._slide_image": ["SlideImage", "square_boxes"],
+        "lattices": ["LATTICES", "ArraySites", "Lattice", "PlatformSpots"],
         "sampling._alignment_data": ["AlignmentDataModule", "AlignmentDataset"],
         "sampling._datamodule": ["SpotDataset", "WindowDataModule", "WindowDataset", "collate_windows"],
         "sampling._epoch_sampler": ["EpochSampler", "JointBatchSampler"],

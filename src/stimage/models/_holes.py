@@ -73,9 +73,9 @@ def fill_holes(
         _validate.check_range("interval", interval, 0, 1)
     slides = corpus_of(adata, model.vocabulary).slides
     for slide in slides:
-        if slide.layout == "rank":
+        if not slide.lattice.is_complete:
             raise ValueError(
-                f"The grid of slide {slide.name!r} has layout 'rank', which leaves sites between spots empty that were "
+                f"The grid of slide {slide.name!r} has layout {slide.layout!r}, which leaves sites between spots empty that were "
                 "never measured: run `stimage.pp.compact_grid` with another `layout` first."
             )
     found = []

@@ -25,7 +25,8 @@ from stimage._validate import (
     positive_number,
     slide_codes,
 )
-from stimage.pp._nearest import lattice_positions, nearest_positions, ring_pairs
+from stimage.data.lattices import lattice_of
+from stimage.pp._nearest import nearest_positions, ring_pairs
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 _N_NEIGHBORS = 3
 _COUNTS_PER_SPOT = 1e4
-_LATTICES = ("hex", "square")
 _TIE = 0.05
 """Share of the pitch within which distances of coordinates are equal. Visium pixels put neighbours up to .02 off."""
 _TIE_ON_LATTICE = 1e-6
@@ -146,7 +146,9 @@ def build_niches(
         xy = coordinates[members]
         pitch = _pitch(xy)
         radius[members] = _spot_radius(adata, name, members, len(names) == 1, pitch)
-        lattice = _lattice(adata, members, grid, name, grid_key)
+        lattice = None if grid is None else lattice_of(str(grid.loc[name, "layout"]))
+        lattice = lattice if lattice is not None and lattice.is_regular else None
+        sites = None if lattice is None else _sites(adata, members, grid, name, grid_key)
         if rings is not None:
             if lattice is None:
                 found = "no grid" if grid is None else f"layout {str(grid.loc[name, 'layout'])!r}"
@@ -154,10 +156,10 @@ def build_niches(
                     f"`rings`={rings} needs a hexagonal or square lattice, slide {name!r} has {found}: run "
                     "`stimage.pp.compact_grid(adata)` first, or use `n_neighbors`."
                 )
-            source, target = ring_pairs(**lattice, n_rings=rings)
+            source, target = ring_pairs(lattice, *sites, n_rings=rings)
         else:
             positions, tolerance = (
-                (xy, _TIE * pitch) if lattice is None else (lattice_positions(**lattice), _TIE_ON_LATTICE)
+                (xy, _TIE * pitch) if lattice is None else (lattice.positions(*sites), _TIE_ON_LATTICE)
             )
             source, target = _pairs(positions, n_neighbors, tolerance, name_order[members])
         sources += [members, members[source]]
@@ -225,12 +227,10 @@ def _slides(
     return grid, names, codes
 
 
-def _lattice(
-    adata: AnnData, members: NDArray[np.intp], grid: pd.DataFrame | None, name: str, grid_key: str
-) -> dict[str, Any] | None:
-    """Rows and columns of a slide's spots with what is known of their lattice; None if it has none."""
-    if grid is None or str(grid.loc[name, "layout"]) not in _LATTICES:
-        return None
+def _sites(
+    adata: AnnData, members: NDArray[np.intp], grid: pd.DataFrame, name: str, grid_key: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Rows and columns of a slide's spots, and the parity of the slide."""
     columns = [_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
     sites = adata.obs[columns].iloc[members].to_numpy(dtype=np.float64, na_value=np.nan)
     if not (np.isfinite(sites).all() and (sites == np.rint(sites)).all()):
@@ -245,8 +245,7 @@ def _lattice(
             "site with another: run `stimage.pp.compact_grid` again, with `slide_key=` if there are several slides."
         )
     rows, cols = sites.T.astype(np.int64)
-    facts = grid.loc[name]
-    return {"rows": rows, "cols": cols, "layout": str(facts["layout"]), "parity": int(facts["parity"])}
+    return rows, cols, int(grid.loc[name, "parity"])
 
 
 def _pairs(

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from stimage.data.lattices import lattice_of
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._stored_matrix import DATA_DTYPE, INDICES_DTYPE, LARGEST_VALUE, StoredMatrix
 
 DTYPES = {"F32": DATA_DTYPE, "I32": INDICES_DTYPE, "I64": np.dtype("<i8"), "BOOL": np.dtype("?")}
-LAYOUTS = ("hex", "square", "rank", "bins")
 _TEXTS = ("donor", "layout", "name", "parity", "spot_sketch", "target_sum")
 _LONGEST_HEADER = 1 << 20
 _PIECE = 1 << 24
@@ -237,8 +237,9 @@ def _read_header(file: BinaryIO, n_bytes: int, n_genes: int) -> tuple[dict[str, 
             or not all(isinstance(text, str) for text in texts.values())
         ):
             raise ValueError("its description is not that of a slide")
-        if texts["layout"] not in LAYOUTS or texts["parity"] not in ("0", "1"):
-            raise ValueError(f"it has the layout {texts['layout']!r:.50} and the parity {texts['parity']!r:.50}")
+        lattice_of(texts["layout"])
+        if texts["parity"] not in ("0", "1"):
+            raise ValueError(f"it has the parity {texts['parity']!r:.50}")
         if not 0 < float(texts["target_sum"]) < math.inf:
             raise ValueError(f"it has the target sum {texts['target_sum']!r:.50}")
     except (KeyError, TypeError, IndexError, RecursionError) as error:

@@ -21,7 +21,8 @@ from stimage.data.corpus._index import (
     sync_folder,
 )
 from stimage.data.corpus._report import with_sketch
-from stimage.data.corpus._slide_file import LAYOUTS, write_slide
+from stimage.data.corpus._slide_file import write_slide
+from stimage.data.lattices import LATTICES
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._stored_matrix import StoredMatrix
 from stimage.data.slides._vocabulary import Vocabulary
@@ -283,9 +284,10 @@ class CorpusWriter:
             n_genes, expected = slide.expression.shape[1], len(self.vocabulary)
             if n_genes != expected or len(slide.measured) != expected:
                 raise ValueError(f"Slide {slide.name!r} has {n_genes} genes, the vocabulary has {expected}.")
-            if slide.layout not in LAYOUTS or slide.raster.ndim != 2:
+            if slide.layout not in LATTICES or slide.raster.ndim != 2:
                 raise ValueError(
-                    f"Slide {slide.name!r} has layout {slide.layout!r} and a {slide.raster.ndim}-d raster."
+                    f"Slide {slide.name!r} has layout {slide.layout!r} and a {slide.raster.ndim}-d raster, layouts are "
+                    f"{_validate.listing(LATTICES, len(LATTICES))}."
                 )
 
 

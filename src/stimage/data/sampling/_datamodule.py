@@ -61,9 +61,27 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, index: int) -> Window:
         rng = np.random.default_rng([self.seed, index])
+        return cut_window(*self._draw_place(rng), self.spec, rng)
+
+    def place(self, index: int) -> tuple[Slide, int, int]:
+        """Where a window is cut.
+
+        Parameters
+        ----------
+        index
+            Number of the window.
+
+        Returns
+        -------
+        tuple
+            The slide, top row and left column.
+        """
+        return self._draw_place(np.random.default_rng([self.seed, index]))
+
+    def _draw_place(self, rng: np.random.Generator) -> tuple[Slide, int, int]:
         choice = rng.choice(len(self.slides), p=self.weights)
         top, left = self.origins[choice][rng.integers(len(self.origins[choice]))]
-        return cut_window(self.slides[choice], int(top), int(left), self.spec, rng)
+        return self.slides[choice], int(top), int(left)
 
     def __getitems__(self, indices: list[int]) -> list[Window]:
         """Windows of a batch, the same as one by one, cut on as many threads as torch uses: one in a worker process."""

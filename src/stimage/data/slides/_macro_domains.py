@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from stimage.data.slides._slide import Slide, site_positions
+from stimage.data.slides._slide import Slide
 from stimage.data.slides._spectrum import principal_genes
 
 POSITION_WEIGHT = 0.2
@@ -51,12 +51,13 @@ def macro_domains(slide: Slide, n_domains: int, *, seed: int = 0) -> np.ndarray:
     if min(n_domains, len(sites)) < 2:
         domains[sites] = 0
         return domains
-    rows, cols = slide.site_index[sites].T
-    position = site_positions(rows, cols, layout=slide.layout, parity=slide.parity).astype(np.float64)
     axes, _ = principal_genes([slide], N_COMPONENTS)
     # The product of a slide on disk is taken block by block.
     components = (slide.expression @ axes)[sites] - slide.gene_mean @ axes
-    blocks = [POSITION_WEIGHT * _unit_variance(position), (1 - POSITION_WEIGHT) * _unit_variance(components)]
+    blocks = [
+        POSITION_WEIGHT * _unit_variance(slide.positions[sites]),
+        (1 - POSITION_WEIGHT) * _unit_variance(components),
+    ]
     with warnings.catch_warnings():
         # Spots may be alike: a macro-domain that ends up empty is left out.
         warnings.filterwarnings("ignore", message=".*clusters is empty.*")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stimage.data.slides._slide import Slide, site_positions
+from stimage.data.slides._slide import Slide
 
 SPARE = 32
 """Candidates looked at beyond the number asked for, so that sites at equal distance are all among them."""
@@ -29,8 +29,7 @@ class NearestSites:
     """
 
     def __init__(self, slide: Slide) -> None:
-        rows, cols = slide.site_index.T
-        self.positions = site_positions(rows, cols, layout=slide.layout, parity=slide.parity).astype(np.float64)
+        self.positions = slide.positions
         self.candidates = np.flatnonzero(slide.active)
         self.tree = cKDTree(self.positions[self.candidates])
 

@@ -10,6 +10,7 @@ from scipy import sparse
 from stimage import _keys, _validate
 from stimage._counts import stored_matrix
 from stimage._features import counted_genes, keep_genes
+from stimage.data.lattices import Lattice, lattice_of
 from stimage.data.slides._spot_sketch import spot_sketch
 from stimage.data.slides._stored_matrix import StoredMatrix
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 COUNTS_PER_SPOT = 1e4
-ROW_SPACING = {"hex": np.sqrt(3) / 2}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Slide:
     raster
         Integer image (rows x columns) of site numbers, -1 where there is no tissue.
     layout
-        ``"hex"``, ``"square"``, ``"rank"`` or ``"bins"``.
+        Key of :data:`LATTICES`: ``"hex"``, ``"square"``, ``"rank"`` or ``"bins"``.
     parity
         On a hexagonal lattice, row ``r`` is shifted right by half a site when ``(r + parity) % 2`` is 1.
     measured
@@ -92,6 +92,16 @@ class Slide:
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the raster."""
         return self.raster.shape
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the raster."""
+        return lattice_of(self.layout)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Physical position of each site, in units of the distance between neighbours (sites x 2)."""
+        return self.lattice.positions(*self.site_index.T, self.parity)
 
     @cached_property
     def active(self) -> np.ndarray:
@@ -242,6 +252,7 @@ class Slide:
         if name not in grid.index:
             raise KeyError(f"Slide {name!r} is not in `adata.uns[{grid_key!r}]`, which knows {list(grid.index)[:5]}.")
         facts = grid.loc[name]
+        lattice = lattice_of(str(facts["layout"]))
         if observations is None:
             observations = np.arange(adata.n_obs)
         if len(observations) < 2:
@@ -262,7 +273,7 @@ class Slide:
         shape = (int(facts["n_rows"]), int(facts["n_cols"]))
         flat = _flat_sites(adata, observations, shape, name, grid_key)
         sites, site_of_observation = np.unique(flat, return_inverse=True)
-        if len(sites) < len(observations) and facts["layout"] != "bins":
+        if len(sites) < len(observations) and not lattice.shares_sites:
             raise ValueError(
                 f"{len(observations) - len(sites)} observations of slide {name!r} share a site with another in the grid "
                 f"`grid_key`={grid_key!r}: run `stimage.pp.compact_grid` again, with `slide_key=` if `adata` holds several "
@@ -303,7 +314,7 @@ class Slide:
             expression=expression,
             library_size=library_size,
             raster=raster,
-            layout=str(facts["layout"]),
+            layout=lattice.name,
             parity=int(facts["parity"]),
             measured=measured,
             observation_index=np.asarray(observations),
@@ -341,15 +352,15 @@ def _flat_sites(
 def site_positions(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: int = 0) -> np.ndarray:
     """Physical positions of raster sites, in units of the distance between neighbours.
 
-    On a hexagonal lattice every second row is shifted by half a site and rows are √3/2 apart; elsewhere rows and
-    columns are one unit apart.
+    On a hexagonal lattice every second row is shifted by half a site and rows are √3/2 apart; on the others of this package
+    rows and columns are one unit apart.
 
     Parameters
     ----------
     rows, cols
         Raster indices (sites).
     layout
-        Layout of the slide.
+        Layout of the slide: a key of :data:`LATTICES`.
     parity
         Parity of the slide, see :class:`Slide`.
 
@@ -358,6 +369,11 @@ def site_positions(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: i
     numpy.ndarray
         x and y of each site (sites x 2), float32.
 
+    Raises
+    ------
+    ValueError
+        If the layout is not known.
+
     Examples
     --------
     >>> import numpy as np
@@ -365,5 +381,4 @@ def site_positions(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: i
     >>> site_positions(np.array([0, 1]), np.array([0, 0]), layout="hex").round(2).tolist()
     [[0.0, 0.0], [0.5, 0.8700000047683716]]
     """
-    shift = 0.5 * ((rows + parity) % 2) if layout == "hex" else 0.0
-    return np.stack([cols + shift, rows * ROW_SPACING.get(layout, 1.0)], axis=-1).astype(np.float32)
+    return lattice_of(layout).positions(rows, cols, parity).astype(np.float32)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from stimage.data.slides._slide import ROW_SPACING, Slide
+from stimage.data.slides._slide import Slide
 
 REACH = 4.0
 """Sites further away than so many widths have no weight."""
@@ -55,19 +55,17 @@ def gaussian_mean(slide: Slide, values: np.ndarray, width: float) -> np.ndarray:
     if not (np.isfinite(width) and width > 0):
         raise ValueError(f"`width` must be positive and finite, found {width!r}.")
     rows, cols = slide.site_index.T
-    shape, steps = slide.shape, (ROW_SPACING.get(slide.layout, 1.0), 1.0)
-    if slide.layout == "hex":
-        # A raster of half a site's width, in which shifted rows have places of their own.
-        cols = 2 * cols + (rows + slide.parity) % 2
-        shape, steps = (shape[0], 2 * shape[1] + 1), (steps[0], 0.5)
     shown = rows >= 0
-    rows, cols = rows[shown], cols[shown]
-    image = np.zeros(shape, dtype=np.float64)
+    # A raster in steps across, in which shifted rows have places of their own.
+    lattice, n_steps = slide.lattice, slide.lattice.steps_per_column
+    rows, cols = rows[shown], lattice.across(rows[shown], cols[shown], slide.parity)
+    spacing = (lattice.row_spacing, 1 / n_steps)
+    image = np.zeros((slide.shape[0], n_steps * slide.shape[1]), dtype=np.float64)
 
     def blurred(numbers: np.ndarray) -> np.ndarray:
         image[rows, cols] = numbers[shown]
         found = image
-        for axis, step in enumerate(steps):
+        for axis, step in enumerate(spacing):
             found = gaussian_filter1d(found, width / step, axis=axis, mode="constant", truncate=REACH)
         return found[rows, cols]
 

@@ -20,6 +20,7 @@ from stimage._validate import (
     check_unique_names,
     slide_codes,
 )
+from stimage.data.lattices import LATTICES
 from stimage.pp.grid._messages import doubts_of_adata, doubts_of_slide
 from stimage.pp.grid._scale import (
     Scale,
@@ -31,7 +32,7 @@ from stimage.pp.grid._scale import (
     scale_factors,
     scale_of,
 )
-from stimage.pp.grid._slide_sites import array_coordinates, slide_sites
+from stimage.pp.grid._slide_sites import array_coordinates, needs_array, slide_sites
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 
     from stimage.pp.grid._sites import Sites
 
-Layout = Literal["auto", "hex", "square", "rank", "bins"]
 BinUnit = Literal["coordinate", "micrometre"]
-_LAYOUTS = ("auto", "hex", "square", "rank", "bins")
 _BIN_UNITS = ("coordinate", "micrometre")
 _SPATIAL_OF_FIELDS = "spatial_fov"
 """Where ``squidpy.read.nanostring`` keeps positions on the slide; its ``"spatial"`` holds those within a field of view."""
@@ -50,7 +49,7 @@ _SPATIAL_OF_FIELDS = "spatial_fov"
 def compact_grid(
     adata: AnnData,
     *,
-    layout: Layout = "auto",
+    layout: str = "auto",
     slide_key: str | None = None,
     spatial_key: str = _keys.SPATIAL,
     bin_size: float | None = None,
@@ -159,7 +158,7 @@ def compact_grid(
     Spatial Transcriptomics as Images for Large-Scale Pretraining, Eq. 5.
     """
     check_anndata(adata)
-    check_choice("layout", layout, _LAYOUTS)
+    check_choice("layout", layout, ("auto", *LATTICES))
     check_text("spatial_key", spatial_key)
     _check_bin_size(layout, bin_size)
     check_choice("bin_unit", bin_unit, _BIN_UNITS)
@@ -170,7 +169,7 @@ def compact_grid(
     check_unique_names(adata)
     _check_key_added(adata, key_added)
     names, codes = slide_codes(adata, slide_key)
-    array = None if layout == "bins" else array_coordinates(adata)
+    array = array_coordinates(adata) if layout == "auto" or LATTICES[layout].uses_array else None
     spatial = None
     if array is None or not array.all_known or has_coordinates(adata, spatial_key) or spatial_key != _keys.SPATIAL:
         spatial = _required_spatial(adata, layout, spatial_key)
@@ -231,8 +230,8 @@ def compact_grid(
 
 
 def _required_spatial(adata: AnnData, layout: str, spatial_key: str) -> NDArray[np.float64]:
-    if layout == "rank" and not has_coordinates(adata, spatial_key):
-        raise KeyError("`layout`='rank' needs adata.obs['array_row'] and adata.obs['array_col'], found neither.")
+    if needs_array(layout) and not has_coordinates(adata, spatial_key):
+        raise KeyError(f"`layout`={layout!r} needs adata.obs['array_row'] and adata.obs['array_col'], found neither.")
     if not has_coordinates(adata, spatial_key) and adata.obs_names.str.fullmatch(r"\d+x\d+").all():
         raise KeyError(
             f"No spatial coordinates: `spatial_key`={spatial_key!r} is not in adata.obsm, but the observation names look "
@@ -245,7 +244,7 @@ def _required_spatial(adata: AnnData, layout: str, spatial_key: str) -> NDArray[
 def _check_bin_size(layout: str, bin_size: float | None) -> None:
     if bin_size is None:
         return
-    if layout != "bins":
+    if layout == "auto" or LATTICES[layout].uses_array:
         raise ValueError(f"`bin_size`={bin_size!r} applies to `layout`='bins' only, found `layout`={layout!r}.")
     if isinstance(bin_size, bool) or not isinstance(bin_size, int | float | np.number):
         raise TypeError(f"`bin_size` must be a number, found {type(bin_size).__name__}.")

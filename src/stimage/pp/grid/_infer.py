@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stimage.data.lattices import LATTICES
 from stimage.pp.grid._sites import MOST_MISFITS, NoLatticeError, Sites
 
 if TYPE_CHECKING:
@@ -75,18 +76,20 @@ def from_spatial(spatial: NDArray[np.float64], layout: str = "auto") -> Sites:
 def _from_steps(spatial: NDArray[np.float64], steps: NDArray[np.float64], layout: str) -> Sites:
     """Sites of the lattice whose neighbours are so far apart as some steps (m, 2) say."""
     angle = np.arctan2(steps[:, 1], steps[:, 0])
-    order = {fold: np.exp(1j * fold * angle).mean() for fold in (4, 6)}
-    found = "hex" if abs(order[6]) > abs(order[4]) else "square"
-    fold = 6 if found == "hex" else 4
-    seen = f"order of neighbour directions: square {abs(order[4]):.2f}, hexagonal {abs(order[6]):.2f}"
-    if abs(order[fold]) < _MIN_ORDER:
+    inferred = sorted((lattice for lattice in LATTICES.values() if lattice.fold), key=lambda one: one.fold)
+    order = {lattice.name: np.exp(1j * lattice.fold * angle).mean() for lattice in inferred}
+    lattice = max(inferred, key=lambda one: abs(order[one.name]))
+    found, fold = lattice.name, lattice.fold
+    orders = ", ".join(f"{one.adjective} {abs(order[one.name]):.2f}" for one in inferred)
+    seen = f"order of neighbour directions: {orders}"
+    if abs(order[found]) < _MIN_ORDER:
         raise IrregularError(f"the positions are irregular ({seen}; a lattice has at least {_MIN_ORDER})")
     if layout not in ("auto", found):
         raise NoLatticeError(f"the positions form a {found} lattice ({seen})")
 
-    basis = _first_basis(steps, np.angle(order[fold]) / fold, found)
+    basis = _first_basis(steps, np.angle(order[found]) / fold, fold)
     sites, basis, origin = _fit_outwards(spatial, basis)
-    pitch = float(np.linalg.norm(_NEIGHBOURS[found] @ basis, axis=1).mean())
+    pitch = float(np.linalg.norm(_half_neighbours(fold) @ basis, axis=1).mean())
     residual = np.linalg.norm(spatial - origin - sites @ basis, axis=1) / pitch
     if np.median(residual) > _MAX_MEDIAN_RESIDUAL or (residual > _MAX_RESIDUAL).mean() > MOST_MISFITS:
         raise NoLatticeError(
@@ -102,10 +105,10 @@ def _from_steps(spatial: NDArray[np.float64], steps: NDArray[np.float64], layout
     try:
         sites, misfits = _nearest_free(sites, spatial, origin, basis, residual, pitch, found)
     except SharedSiteError as error:
-        row, col, _, rotation = _orient(sites, basis, found)
+        row, col, _, rotation = _orient(sites, basis, fold)
         error.sites = Sites(found, row, col, "spatial", pitch=pitch, rotation=rotation, misfits=error.observations)
         raise
-    row, col, parity, rotation = _orient(sites, basis, found)
+    row, col, parity, rotation = _orient(sites, basis, fold)
     return Sites(found, row, col, "spatial", parity=parity, pitch=pitch, rotation=rotation, misfits=misfits)
 
 
@@ -153,8 +156,14 @@ def _nearest_free(
     return sites, misfits[np.argsort(-residual[misfits], kind="stable")]
 
 
-_NEIGHBOURS = {"hex": np.array([[1, 0], [0, 1], [-1, 1]]), "square": np.array([[1, 0], [0, 1]])}
-"""Steps to half of a site's neighbours, in units of the basis (hex: the second vector 60 degrees from the first)."""
+def _turn(fold: int) -> NDArray[np.int64]:
+    """Turn by one direction to neighbours, in units of a basis whose second vector is the first one turned (2 x 2)."""
+    return np.array([[0, 1], [-1, round(2 * np.cos(2 * np.pi / fold))]])
+
+
+def _half_neighbours(fold: int) -> NDArray[np.int64]:
+    """Steps to half of a site's neighbours, in units of the basis (directions / 2 x 2)."""
+    return np.array([np.array([1, 0]) @ np.linalg.matrix_power(_turn(fold), number) for number in range(fold // 2)])
 
 
 def _nearest_steps(spatial: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
@@ -179,10 +188,10 @@ def _nearest_steps(spatial: NDArray[np.float64], quantile: float) -> NDArray[np.
     return steps[length > 0.7 * pitch]
 
 
-def _first_basis(steps: NDArray[np.float64], rotation: float, layout: str) -> NDArray[np.float64]:
+def _first_basis(steps: NDArray[np.float64], rotation: float, fold: int) -> NDArray[np.float64]:
     """Least-squares basis (2, 2) of the steps, each step taken as the nearest direction of the regular lattice."""
-    neighbours = _NEIGHBOURS[layout]
-    second = rotation + (np.pi / 3 if layout == "hex" else np.pi / 2)
+    neighbours = _half_neighbours(fold)
+    second = rotation + 2 * np.pi / fold
     regular = np.array([[np.cos(rotation), np.sin(rotation)], [np.cos(second), np.sin(second)]])
     along = steps @ (neighbours @ regular).T
     nearest = np.abs(along).argmax(axis=1)
@@ -223,7 +232,7 @@ def _fit_outwards(
 
 
 def _orient(
-    sites: NDArray[np.int64], basis: NDArray[np.float64], layout: str
+    sites: NDArray[np.int64], basis: NDArray[np.float64], fold: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int, float]:
     """Rows, columns, parity and rotation of the raster.
 
@@ -231,26 +240,27 @@ def _orient(
     within 5 degrees of an image axis is taken; otherwise the one with the smallest raster.
     """
     i, j = sites.T
+    turn = _turn(fold)
+    is_hex = fold == 6  # its rows are shifted against each other by half a step
     best = None
-    for _ in range(3 if layout == "hex" else 2):
+    for _ in range(fold // 2):
         angle = _angle(basis[0])
         if not -90 < angle <= 90:
             i, j, basis, angle = -i, -j, -basis, _angle(-basis[0])
         tilted = min(abs(angle), 90 - abs(angle)) > 5
         row = j - j.min()
         # Which rows count as shifted is free: one of the two choices may save a column.
-        for parity in (0, 1) if layout == "hex" else (0,):
-            col = i + (j + parity) // 2 if layout == "hex" else i
+        for parity in (0, 1) if is_hex else (0,):
+            col = i + (j + parity) // 2 if is_hex else i
             col = col - col.min()
             n_sites = (int(row.max()) + 1) * (int(col.max()) + 1)
-            preference = (tilted, n_sites, abs(angle)) if layout == "hex" else (abs(angle),)
+            preference = (tilted, n_sites, abs(angle)) if is_hex else (abs(angle),)
             if best is None or preference < best[0]:
                 # Row 0 lies at j.min(), and rows of odd j + parity are shifted.
-                best = preference, row, col, int((j.min() + parity) % 2) if layout == "hex" else 0, angle
-        if layout == "hex":
-            i, j, basis = i + j, -i, np.array([basis[1], basis[1] - basis[0]])
-        else:
-            i, j, basis = j, -i, np.array([basis[1], -basis[0]])
+                best = preference, row, col, int((j.min() + parity) % 2) if is_hex else 0, angle
+        # The same sites in units of the basis that is turned by one direction.
+        i, j = turn[1, 1] * i + j, -i
+        basis = turn @ basis
     return best[1:]
 
 

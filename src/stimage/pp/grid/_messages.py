@@ -135,7 +135,7 @@ def _common(one: tuple[NDArray[np.float64], ...], other: tuple[NDArray[np.float6
 
 
 def _isolated(sites: Sites, xy: NDArray[np.float64]) -> NDArray[np.intp]:
-    if sites.layout not in ("hex", "square") or len(sites.row) < 8:
+    if not sites.lattice.is_regular or len(sites.row) < 8:
         return np.empty(0, dtype=np.intp)
     places = np.column_stack([sites.row, sites.col]).astype(np.float64)
     alone = np.flatnonzero(cKDTree(places).query(places, k=2)[0][:, 1] > _ISOLATED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     from stimage.pp.grid._sites import Sites
 
-_VISIUM_PITCH = 100.0
-"""Micrometres from the centre of one spot of Visium to the next."""
-_VISIUM_PITCH_IN_DIAMETERS = (1.4, 2.0)
-"""The same in diameters of a spot, which Space Ranger takes for 55 or 65 micrometres."""
 _MOST_OVERLAP = 4.0
 """Spots of a lattice do not overlap: a diameter of so many pitches is one in another unit."""
 _CONTRADICTION = 2.0
@@ -87,7 +83,7 @@ def lattice_scale(sites: Sites, factors: Mapping[str, Any], scale: Scale) -> Sca
     ValueError
         With both readings, if spots would overlap many times over, or bins of a known size lie another distance apart.
     """
-    if sites.layout not in ("hex", "square") or not np.isfinite(sites.pitch):
+    if not sites.lattice.is_regular or not np.isfinite(sites.pitch):
         return scale
     if "bin_size_um" in factors and scale.known:
         size = _positive(factors, "bin_size_um")
@@ -109,20 +105,26 @@ def lattice_scale(sites: Sites, factors: Mapping[str, Any], scale: Scale) -> Sca
             "of the full-resolution image are needed, not of a smaller one and not array positions; or remove "
             "adata.uns['spatial']."
         )
-    low, high = _VISIUM_PITCH_IN_DIAMETERS
-    if sites.layout != "hex" or (diameter and not low < sites.pitch / diameter < high):
+    spots = sites.lattice.spots
+    if spots is None:
         return scale
-    if not diameter:  # nothing else is hexagonal, but nothing confirms it either
-        evidence = "a hexagonal lattice is taken for Visium, whose spots are 100 micrometres apart"
-        return scale if scale.known else Scale(_VISIUM_PITCH / sites.pitch, evidence)
-    visium = Scale(_VISIUM_PITCH / sites.pitch, "spots of Visium are 100 micrometres apart")
-    if scale.known and _contradict(scale.micrometres, visium.micrometres):
+    low, high = spots.pitch_in_diameters
+    if diameter and not low < sites.pitch / diameter < high:
+        return scale
+    found = Scale(spots.pitch / sites.pitch, f"spots of {spots.platform} are {spots.pitch:g} micrometres apart")
+    if not diameter:  # no other platform has this lattice, but nothing confirms it either
+        evidence = (
+            f"a {sites.lattice.adjective} lattice is taken for {spots.platform}, whose spots are {spots.pitch:g} micrometres "
+            "apart"
+        )
+        return scale if scale.known else replace(found, evidence=evidence)
+    if scale.known and _contradict(scale.micrometres, found.micrometres):
         raise ValueError(
             f"{scale.evidence} says that a unit of the coordinates is {scale.micrometres:.4g} micrometres, but neighbouring "
-            f"sites are {sites.pitch:.4g} units apart and {visium.evidence}, so that a unit is {visium.micrometres:.4g}: "
+            f"sites are {sites.pitch:.4g} units apart and {found.evidence}, so that a unit is {found.micrometres:.4g}: "
             "correct the first."
         )
-    return visium if not scale.known else scale
+    return found if not scale.known else scale
 
 
 def coordinate_unit(adata: AnnData, name: str | None, scale: Scale) -> str:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stimage.data.lattices import LATTICES, Lattice
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _SNAP_TOLERANCE = 0.35
 """Largest distance of an array coordinate from its integer; legacy arrays store positions adjusted by up to .3."""
-_SQUARE_HEX_RATIO = 3**0.25
-"""Row step over column step that separates a checkerboard (1) from Visium (sqrt(3)): their geometric mean."""
-
 
 LEAST_OCCUPANCY = 0.05
 """Occupied share of the raster below which sites that nothing confirms are not taken for those of a lattice or bins."""
@@ -48,6 +47,10 @@ class Sites:
     """Whether it was more than the disorder of cells or beads that spoke against it."""
 
     @property
+    def lattice(self) -> Lattice:
+        return LATTICES[self.layout]
+
+    @property
     def shape(self) -> tuple[int, int]:
         return int(self.row.max()) + 1, int(self.col.max()) + 1
 
@@ -68,58 +71,19 @@ class Sites:
 def from_array(
     row: NDArray[np.int64], col: NDArray[np.int64], layout: str, steps: NDArray[np.float64] | None = None
 ) -> Sites:
-    """Sites from array coordinates, for ``layout`` ``"auto"``, ``"hex"``, ``"square"`` or ``"rank"``.
+    """Sites from array coordinates, for ``layout`` ``"auto"`` or a lattice that uses them.
 
     Array coordinates of one parity of row + col are a hexagonal lattice (Visium) or a square one turned by 45 degrees
     (the 2k array of Spatial Transcriptomics). ``steps`` (2 x 2), the physical vectors of one array row and of one array
     column, tell them apart; without them Visium is assumed.
     """
-    if layout == "rank":
-        row_levels, rank_row = np.unique(row, return_inverse=True)
-        col_levels, rank_col = np.unique(col, return_inverse=True)
-        n, n_sites = len(row), len(row_levels) * len(col_levels)
-        # Pixels have nearly as many levels as observations, so their ranks form an all but empty raster.
-        if n >= 100 and n < 0.02 * n_sites:
-            raise ValueError(
-                f"`layout`='rank' would give {len(row_levels)} x {len(col_levels)} sites for {n} observations: "
-                "obs['array_row'] and obs['array_col'] look like pixel coordinates, whose ranks mean nothing. "
-                "Remove these two columns and use `layout`='auto' to infer the lattice."
-            )
-        return Sites("rank", rank_row, rank_col, "array")
-
-    parity = (row + col) % 2
-    one_parity = bool((parity == parity[0]).all())
-    if layout == "hex":
-        check_one_parity(row, col)
     if layout == "auto":
-        layout = "hex" if one_parity and not _is_checkerboard(steps) else "square"
-    if layout == "hex":
-        neighbours = ((0, 2), (1, 1), (1, -1))
-        half = col // 2
-        return Sites(
-            "hex",
-            row - row.min(),
-            half - half.min(),
-            "array",
-            parity=int((row.min() + parity[0]) % 2),
-            pitch=_pitch(steps, neighbours),
-        )
-    if one_parity:
-        # The four nearest sites are the diagonal ones: turn the raster by 45 degrees so that it has no holes.
-        up, along = (row - col) // 2, (row + col) // 2
-        pitch = _pitch(steps, ((1, 1), (1, -1)))
-        return Sites("square", up - up.min(), along - along.min(), "array", pitch=pitch, rotation=45.0)
-    return Sites("square", row - row.min(), col - col.min(), "array", pitch=_pitch(steps, ((0, 1), (1, 0))))
-
-
-def check_one_parity(row: NDArray[np.int64], col: NDArray[np.int64]) -> None:
-    """Raise ``ValueError`` unless array coordinates can be those of a hexagonal lattice."""
-    odd = int(((row + col) % 2).sum())
-    if 0 < odd < len(row):
-        raise ValueError(
-            f"`layout`='hex' needs array coordinates with row + col all even or all odd, as on Visium; "
-            f"found {len(row) - odd} even and {odd} odd: use `layout`='square' or 'auto'."
-        )
+        layout = next(name for name, lattice in LATTICES.items() if lattice.fits_array(row, col, steps))
+    found = LATTICES[layout].from_array(row, col)
+    pitch = float("nan")
+    if steps is not None and found.neighbors:
+        pitch = float(np.linalg.norm(np.array(found.neighbors) @ steps, axis=1).mean())
+    return Sites(layout, found.rows, found.cols, "array", parity=found.parity, pitch=pitch, rotation=found.rotation)
 
 
 def from_bins(spatial: NDArray[np.float64], bin_size: float | None = None) -> Sites:
@@ -170,22 +134,3 @@ def whole_positions(values: ArrayLike, name: str) -> NDArray[np.int64]:
             "if these are pixel coordinates, remove array_row and array_col to infer the lattice from the spatial ones."
         )
     return whole.astype(np.int64)
-
-
-def _is_checkerboard(steps: NDArray[np.float64] | None) -> bool:
-    if steps is None:
-        return False
-    row_step, col_step = np.linalg.norm(steps, axis=1)
-    ratio = row_step / col_step
-    if ratio < 1 / _SQUARE_HEX_RATIO:
-        raise ValueError(
-            f"obs['array_row'] and obs['array_col'] look exchanged: one row is {ratio:.2f} of a column apart, "
-            "on Visium it is 1.73. Exchange the two columns, or pass `layout`='hex' or 'square' to take them as they are."
-        )
-    return bool(ratio < _SQUARE_HEX_RATIO)
-
-
-def _pitch(steps: NDArray[np.float64] | None, neighbours: tuple[tuple[int, int], ...]) -> float:
-    if steps is None:
-        return float("nan")
-    return float(np.linalg.norm(np.array(neighbours) @ steps, axis=1).mean())

@@ -10,6 +10,7 @@ import pandas as pd
 
 from stimage import _keys
 from stimage._validate import listing
+from stimage.data.lattices import LATTICES
 from stimage.pp.grid._array_fit import ArrayFit, check_not_pixels, fit_array
 from stimage.pp.grid._infer import IrregularError, SharedSiteError, from_spatial
 from stimage.pp.grid._sites import (
@@ -17,7 +18,6 @@ from stimage.pp.grid._sites import (
     MOST_MISFITS,
     NoLatticeError,
     Sites,
-    check_one_parity,
     from_array,
     from_bins,
     whole_positions,
@@ -89,25 +89,31 @@ def slide_sites(
                 f"{listing(adata.obs_names[members[shared]], 3)}): remove duplicates, pass `slide_key=` if there are "
                 f"several slides{slide_columns(adata)}, or use `layout`='bins'."
             )
-    elif layout == "bins":
+    elif layout != "auto" and not LATTICES[layout].uses_array:
         sites, source = from_bins(xy, bin_size), xy
-    elif layout == "rank":
+    elif needs_array(layout):
         raise ValueError(
-            "`layout`='rank' needs obs['array_row'] and obs['array_col'] for every slide; ranks of pixel coordinates "
-            "mean nothing. Use `layout`='auto' to infer the lattice."
+            f"`layout`={layout!r} needs obs['array_row'] and obs['array_col'] for every slide"
+            f"{'' if LATTICES[layout].is_regular else '; ranks of pixel coordinates mean nothing'}. Use `layout`='auto' to "
+            "infer the lattice."
         )
     else:
         sites, source = _inferred(xy, layout, adata.obs_names[members]), xy
     if sites.n_sites > max(_MANY_SITES, _MAX_SITES_PER_OBSERVATION * len(members)):
         cause = (
             "choose a larger `bin_size`"
-            if sites.layout == "bins"
+            if sites.lattice.shares_sites
             else "array_row and array_col look like pixel coordinates; remove them to infer the lattice"
             if sites.source == "array"
             else "the observations are too scattered; use `layout`='bins'"
         )
         raise ValueError(f"{sites.shape[0]} x {sites.shape[1]} sites for {len(members)} observations: {cause}.")
     return sites, source
+
+
+def needs_array(layout: str) -> bool:
+    """Whether a layout has array coordinates only, as it is never inferred from spatial ones."""
+    return layout != "auto" and LATTICES[layout].uses_array and LATTICES[layout].fold is None
 
 
 def slide_columns(adata: AnnData) -> str:
@@ -125,10 +131,10 @@ def _from_array(
     xy: NDArray[np.float64] | None,
 ) -> tuple[Sites, NDArray[np.float64]]:
     """Sites from array coordinates that were compared with the spatial ones, and the positions that they come from."""
-    if layout == "rank":
-        return from_array(row, col, layout), source
-    if layout == "hex":
-        check_one_parity(row, col)
+    if layout != "auto":
+        LATTICES[layout].check_array(row, col)
+        if not LATTICES[layout].is_regular:
+            return from_array(row, col, layout), source
     check_not_pixels(row, col)
     fit = fit_array(row, col, xy)
     if fit is None:
@@ -163,10 +169,11 @@ def _inferred(xy: NDArray[np.float64], layout: str, names: pd.Index) -> Sites:
         return from_spatial(xy, layout)
     except SharedSiteError as error:
         # Bins of a square lattice may be shared, the shifted rows of a hexagonal one are none; the same position is an error.
-        if layout == "auto" and error.sites.layout == "square" and _all_distinct(xy):
+        shared_layout = error.sites.lattice.shared_layout if error.sites is not None else ""
+        if layout == "auto" and shared_layout and _all_distinct(xy):
             why = f"{error} (e.g. {listing(names[error.observations], 3)})"
             none = np.empty(0, dtype=np.intp)
-            return replace(error.sites, layout="bins", misfits=none, rejected=why, looked_like_lattice=True)
+            return replace(error.sites, layout=shared_layout, misfits=none, rejected=why, looked_like_lattice=True)
         raise ValueError(
             f"{error} (e.g. {listing(names[error.observations], 3)}): remove duplicates, pass `slide_key=` if there are "
             "several slides, or use `layout`='bins'."
@@ -187,7 +194,7 @@ def _unrounded(
 ) -> tuple[Sites, NDArray[np.float64]]:
     """Sites where array coordinates put a few observations on one, and the positions that they come from."""
     why = f"{n_shared} observations share an array position with another though their spatial coordinates differ"
-    is_shareable = sites.layout == "square" and sites.occupancy >= LEAST_OCCUPANCY
+    is_shareable = bool(sites.lattice.shared_layout) and sites.occupancy >= LEAST_OCCUPANCY
     try:
         inferred = from_spatial(xy)
         if not len(inferred.misfits) or not is_shareable:
@@ -198,7 +205,7 @@ def _unrounded(
     # A square lattice whose sites may be shared is one of bins; the shifted rows of a hexagonal one are not. Nor are pixels,
     # which leave most of their raster empty.
     if is_shareable:
-        return replace(sites, layout="bins", rejected=why), source
+        return replace(sites, layout=sites.lattice.shared_layout, rejected=why), source
     return replace(from_bins(xy), rejected=why, looked_like_lattice=True), xy
 
 
