@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from stimage.data.corpus._corpus import Corpus
 from stimage.data.sampling._epoch_sampler import EpochSampler, JointBatchSampler
 from stimage.data.sampling._units import SampleUnit, SpotSample, SpotSampler
-from stimage.data.sampling._windows import Window, WindowSpec, cut_window, window_origins
+from stimage.data.sampling._windows import Window, WindowSpec, hide_parts, read_window, window_origins
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._splits import split_by_block, split_by_slide
 
@@ -60,8 +60,7 @@ class WindowDataset(Dataset):
         self.weights = weights / weights.sum()
 
     def __getitem__(self, index: int) -> Window:
-        rng = np.random.default_rng([self.seed, index])
-        return cut_window(*self._draw_place(rng), self.spec, rng)
+        return self.__getitems__([index])[0]
 
     def place(self, index: int) -> tuple[Slide, int, int]:
         """Where a window is cut.
@@ -85,13 +84,18 @@ class WindowDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[Window]:
         """Windows of a batch, the same as one by one, cut on as many threads as torch uses: one in a worker process."""
+        rngs = [np.random.default_rng([self.seed, index]) for index in indices]
+
+        def read(rng: np.random.Generator) -> Window:
+            return read_window(*self._draw_place(rng), self.spec, rng)
+
         n_threads = min(torch.get_num_threads(), len(indices))
         if n_threads < 2:
-            return [self[index] for index in indices]
+            return hide_parts([read(rng) for rng in rngs], self.spec, rngs)
         # The kernels run side by side, also on different slides. The threads end with the batch: nothing of them is left
         # in processes that are forked later.
         with ThreadPoolExecutor(n_threads) as pool:
-            return list(pool.map(self.__getitem__, indices))
+            return hide_parts(list(pool.map(read, rngs)), self.spec, rngs)
 
 
 class SpotDataset(Dataset):

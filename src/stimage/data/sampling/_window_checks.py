@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 
 from stimage import _validate
-from stimage.data.sampling._masking import draw_rectangle, hides_a_part
 from stimage.data.sampling._windows import WindowSpec, crop, window_origins
+from stimage.data.sampling.masking import MASKINGS, hides_a_part
+from stimage.data.sampling.masking._draw import GeneratorRandom
+from stimage.data.sampling.masking._rule import MaskingRule
 from stimage.data.slides._slide import Slide
 
 FEWEST_PLACES = 16
@@ -81,8 +84,8 @@ def window_concerns(slides: Sequence[Slide], spec: WindowSpec) -> list[str]:
             f"and the fullest are taken ({_validate.listing(facts, 5)}): train with a smaller `window`, or build the grid with "
             "larger bins."
         )
-    if spec.masking in ("region", "mixed"):
-        share = _share_without_region(slides, origins, spec)
+    for _, rule, ratio in MASKINGS[spec.masking].parts(spec.mask_ratio):
+        share = _share_missed(slides, origins, spec, rule, ratio) if rule.may_miss else 0.0
         if share > LARGEST_SHARE:
             found.append(
                 f"`masking={spec.masking!r}` hides single sites instead of a region in {share:.0%} of the windows that are to "
@@ -100,17 +103,19 @@ def _window_with_places(slides: Iterable[Slide], spec: WindowSpec) -> int | None
     return None
 
 
-def _share_without_region(slides: Sequence[Slide], origins: Sequence[np.ndarray], spec: WindowSpec) -> float:
+def _share_missed(
+    slides: Sequence[Slide], origins: Sequence[np.ndarray], spec: WindowSpec, rule: MaskingRule, ratio: float
+) -> float:
     """Share of hidden regions that become single sites, of some windows drawn as training draws them."""
     rng = np.random.default_rng(0)
     weights = np.array([slide.active.sum() if len(own) else 0 for slide, own in zip(slides, origins, strict=True)])
     if not weights.any():
         return 0.0
-    ratio = spec.mask_ratio / 2 if spec.masking == "mixed" else spec.mask_ratio
     failed = 0
     for choice in rng.choice(len(slides), size=_N_TRIED, p=weights / weights.sum()):
-        observed = _observed(slides[choice], rng.choice(origins[choice]), spec.window)
-        failed += not hides_a_part(observed, draw_rectangle(observed, ratio, rng=rng))
+        observed = torch.from_numpy(_observed(slides[choice], rng.choice(origins[choice]), spec.window))[None]
+        hidden = rule.draw(observed, ratio, GeneratorRandom([rng])) & observed
+        failed += not hides_a_part(observed, hidden).item()
     return failed / _N_TRIED
 
 

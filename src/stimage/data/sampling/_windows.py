@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stimage.data.sampling._gene_selection import GeneSelection, select_window_genes
+from stimage import _validate
+from stimage.data.sampling._gene_selection import GENE_SELECTIONS, GeneSelection, select_window_genes
 from stimage.data.sampling._kernels import gene_variances, read_genes, row_arrays
-from stimage.data.sampling._masking import Masking, draw_hidden_sites
+from stimage.data.sampling.masking import MASKINGS, Masking, hide_in_windows
 from stimage.data.slides._slide import Slide, site_positions
 
 
@@ -23,13 +24,18 @@ class WindowSpec:
     gene_selection
         How they are chosen, see :func:`select_window_genes`.
     masking
-        What is hidden: single sites, single values (``"site_gene"``), a contiguous region, or ``"mixed"``: sites in two
-        of three windows and a region of half the share in the third.
+        Key of :data:`MASKINGS`. What is hidden: single sites (``"site"``), single values (``"site_gene"``), a contiguous
+        ``"region"``, or ``"mixed"``: sites in two of three windows and a region of half the share in the third.
     mask_ratio
         Share hidden.
     min_occupancy
         Smallest share of a window's sites that must have data. On a slide where no window has as much, the fullest ones are
         taken, and training warns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is out of range, or a gene selection or masking rule is not known.
 
     Examples
     --------
@@ -44,6 +50,15 @@ class WindowSpec:
     masking: Masking = "site"
     mask_ratio: float = 0.3
     min_occupancy: float = 0.25
+
+    def __post_init__(self) -> None:
+        _validate.check_positive("window", self.window, smallest=2)
+        _validate.check_positive("n_genes", self.n_genes)
+        _validate.check_choice("gene_selection", self.gene_selection, GENE_SELECTIONS)
+        _validate.check_choice("masking", self.masking, MASKINGS)
+        _validate.check_range("mask_ratio", self.mask_ratio, 0, 1)
+        if not 0 <= self.min_occupancy <= 1:
+            raise ValueError(f"`min_occupancy` must be between 0 and 1, found {self.min_occupancy!r}.")
 
 
 @dataclass(frozen=True)
@@ -257,23 +272,29 @@ def cut_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.rand
     >>> bool(window.hidden[~window.observed].any())
     False
     """
+    return hide_parts([read_window(slide, top, left, spec, rng)], spec, [rng])[0]
+
+
+def read_window(slide: Slide, top: int, left: int, spec: WindowSpec, rng: np.random.Generator) -> Window:
+    """A window of which nothing is hidden yet."""
     size = spec.window
     sites = crop(slide.raster, top, left, size, size).ravel()
     observed, expression, genes, gene_valid = read_sites(slide, sites, spec, rng)
-    if spec.masking == "site_gene":
-        hidden = (rng.random(expression.shape) < spec.mask_ratio) & observed[:, None] & gene_valid
-    else:
-        masking, ratio = spec.masking, spec.mask_ratio
-        if masking == "mixed" and rng.random() < 2 / 3:
-            masking = "site"
-        elif masking == "mixed":
-            masking, ratio = "region", ratio / 2
-        hidden = draw_hidden_sites(observed.reshape(size, size), ratio, masking=masking, rng=rng).ravel()
     return Window(
         expression=expression,
         genes=genes,
         gene_valid=gene_valid,
         observed=observed,
-        hidden=hidden,
+        hidden=np.zeros_like(observed),
         positions=window_positions(slide, top, left, size, size),
     )
+
+
+def hide_parts(windows: list[Window], spec: WindowSpec, rngs: list[np.random.Generator]) -> list[Window]:
+    """The same windows with parts hidden, those of all windows chosen together: single ones cost more than reading them."""
+    if not windows:
+        return []
+    observed = np.stack([window.observed for window in windows]).reshape(-1, spec.window, spec.window)
+    gene_valid = np.stack([window.gene_valid for window in windows])
+    hidden = hide_in_windows(observed, gene_valid, spec.mask_ratio, masking=spec.masking, rngs=rngs)
+    return [replace(window, hidden=own) for window, own in zip(windows, hidden, strict=True)]

@@ -181,16 +181,16 @@ def test_hidden_values_have_the_share_asked_for():
 
 def test_random_numbers_are_uniform_and_independent():
     random = CounterRandom(3, torch.arange(300))
-    first, second = (random.uniform(stream, 500).double().numpy() for stream in (0, 1))
+    first, second = (random.uniform(stream, 500).double().numpy() for stream in ("one", "other"))
     assert first.min() > 0 and first.max() < 1
     assert within_binomial_bound(np.histogram(first, 50, (0, 1))[0], first.size, 1 / 50)
     neighbours = [(first, second), (first[:, 1:], first[:, :-1]), (first[1:], first[:-1])]
     for a, b in neighbours:
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / a.size**0.5
-    assert len(np.unique(random.integers(0, 500))) > 0.9999 * first.size
-    assert not torch.equal(random.integers(0, 9), CounterRandom(4, torch.arange(300)).integers(0, 9))
+    assert len(np.unique(random.integers("one", 500))) > 0.9999 * first.size
+    assert not torch.equal(random.integers("one", 9), CounterRandom(4, torch.arange(300)).integers("one", 9))
     large = CounterRandom(3, torch.tensor([5, 5 + 2**40]))
-    assert not torch.equal(*large.integers(0, 9))
+    assert not torch.equal(*large.integers("one", 9))
 
 
 @pytest.mark.parametrize("masking", ["site", "region", "mixed"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,23 +21,23 @@ class CounterRandom:
     Parameters
     ----------
     seed
-        Seed.
+        Seed, or several.
     windows
         Window numbers (windows), int64.
     """
 
-    def __init__(self, seed: int, windows: Tensor) -> None:
+    def __init__(self, seed: int | list[int], windows: Tensor) -> None:
         keys = np.random.SeedSequence(seed).generate_state(2)
         low, high = windows & _MASK, (windows >> 32) & _MASK
         self._keys = [_mix(_mix(low ^ int(key)) ^ high) for key in keys]
 
-    def integers(self, stream: int, *shape: int) -> Tensor:
+    def integers(self, stream: str, *shape: int) -> Tensor:
         """Uniform integers below 2^32.
 
         Parameters
         ----------
         stream
-            What they are for: streams are independent.
+            What they are for: streams of other names are independent.
         shape
             Numbers for each window.
 
@@ -44,11 +46,13 @@ class CounterRandom:
         Tensor
             int64 (windows x shape).
         """
-        first, second = (_mix(key ^ _mix_number(stream)).view(-1, *(1 for _ in shape)) for key in self._keys)
+        first, second = (
+            _mix(key ^ _mix_number(zlib.crc32(stream.encode()))).view(-1, *(1 for _ in shape)) for key in self._keys
+        )
         count = torch.arange(int(np.prod(shape, dtype=np.int64)), device=first.device).view(shape)
         return _mix(_mix(count ^ first) ^ second)
 
-    def uniform(self, stream: int, *shape: int) -> Tensor:
+    def uniform(self, stream: str, *shape: int) -> Tensor:
         """Numbers between 0 and 1, float32 (windows x shape); see :meth:`integers`."""
         # The largest integers are rounded up to 2^32.
         return ((self.integers(stream, *shape).to(torch.float32) + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)

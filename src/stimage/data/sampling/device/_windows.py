@@ -10,10 +10,11 @@ from stimage.data.sampling._gene_selection import SMOOTHING
 from stimage.data.sampling._windows import WindowSpec, window_origins
 from stimage.data.sampling.device._counter_random import CounterRandom
 from stimage.data.sampling.device._dense_expression import DenseExpression
+from stimage.data.sampling.masking import MASKINGS
 from stimage.data.slides._slide import Slide, site_positions
 
-# What random numbers are for.
-_SLIDE, _ORIGIN, _GENES, _SITES, _KIND, _HEIGHT, _TOP, _LEFT, _VALUES = range(9)
+_MASKS = 1
+"""Second seed of the random numbers of masks."""
 
 
 class DeviceWindows:
@@ -135,10 +136,10 @@ class DeviceWindows:
         expression -= self._gene_mean[slide].gather(1, genes).unsqueeze(1)
         known = observed.unsqueeze(2) & gene_valid.unsqueeze(1)
         expression *= known
-        if self.spec.masking == "site_gene":
-            hidden = known & (random.uniform(_VALUES, *known.shape[1:]) < self.spec.mask_ratio)
-        else:
-            hidden = self._hide(observed, random)
+        # Random numbers of their own: a rule from outside may name its streams as it likes.
+        random = CounterRandom([self.seed, _MASKS], numbers)
+        image = observed.unflatten(1, (self.spec.window, self.spec.window))
+        hidden = MASKINGS[self.spec.masking].hide(image, gene_valid, self.spec.mask_ratio, random).flatten(1, 2)
         return {
             "expression": expression,
             "genes": genes,
@@ -165,9 +166,9 @@ class DeviceWindows:
         return self._places(CounterRandom(self.seed, numbers))
 
     def _places(self, random: CounterRandom) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = random.integers(_SLIDE).double() * 2.0**-32
+        drawn = random.integers("slide").double() * 2.0**-32
         slide = torch.searchsorted(self._up_to, drawn, right=True)
-        origin = self._first_origin[slide] + (random.integers(_ORIGIN) * self._n_origins[slide] >> 32)
+        origin = self._first_origin[slide] + (random.integers("origin") * self._n_origins[slide] >> 32)
         top, left = self._origins[origin].unbind(dim=1)
         return slide, top, left
 
@@ -189,14 +190,14 @@ class DeviceWindows:
         n_genes = measured.shape[1]
         n_chosen = min(self.spec.n_genes, n_genes)
         if self.spec.gene_selection == "random":
-            key = random.uniform(_GENES, n_genes)
+            key = random.uniform("genes", n_genes)
         else:
             variance = _variances(self.expression.values, rows, observed)
             key = -variance
             if self.spec.gene_selection == "weighted":
                 # Exponential waiting times of these rates: the first to arrive are drawn in proportion to the rates that
                 # remain (the paper, Eq. 7).
-                key = -torch.log1p(-random.uniform(_GENES, n_genes)) / (variance + SMOOTHING)
+                key = -torch.log1p(-random.uniform("genes", n_genes)) / (variance + SMOOTHING)
         key = key.masked_fill(~measured, torch.inf)
         # Of equal keys the first counts.
         ordered = key.argsort(dim=1, stable=True) if self.spec.gene_selection == "hvg" else None
@@ -204,21 +205,6 @@ class DeviceWindows:
         chosen = torch.where(measured.gather(1, chosen), chosen, n_genes).sort(dim=1).values
         chosen = torch.nn.functional.pad(chosen, (0, self.spec.n_genes - n_chosen), value=n_genes)
         return torch.where(chosen < n_genes, chosen, 0), chosen < n_genes
-
-    def _hide(self, observed: Tensor, random: CounterRandom) -> Tensor:
-        """Sites that are hidden (windows x sites); as :func:`draw_hidden_sites`."""
-        spec = self.spec
-        if spec.masking == "site":
-            return _single_sites(observed, spec.mask_ratio, random)
-        ratio = spec.mask_ratio / 2 if spec.masking == "mixed" else spec.mask_ratio
-        hidden = _region(observed, ratio, spec.window, random)
-        n_hidden, n_observed = hidden.sum(dim=1), observed.sum(dim=1)
-        as_region = (n_hidden > 0) & (n_hidden < n_observed)
-        hidden = torch.where(as_region.unsqueeze(1), hidden, _single_sites(observed, ratio, random))
-        if spec.masking == "mixed":
-            by_site = (random.uniform(_KIND) < 2 / 3).unsqueeze(1)
-            hidden = torch.where(by_site, _single_sites(observed, spec.mask_ratio, random), hidden)
-        return hidden
 
 
 def _positions(layout: str, window: int) -> np.ndarray:
@@ -236,28 +222,3 @@ def _variances(expression: Tensor, rows: Tensor, observed: Tensor) -> Tensor:
     # The norm converts as it reads: there is no copy in single precision.
     square = torch.linalg.vector_norm(sites, dim=1, dtype=torch.float32).square() / n_observed
     return (square - mean.square()).clamp(min=0)
-
-
-def _single_sites(observed: Tensor, ratio: float, random: CounterRandom) -> Tensor:
-    n_sites, n_observed = observed.shape[1], observed.sum(dim=1)
-    n_hidden = (ratio * n_observed.double()).round().long().clamp(min=1).minimum(n_observed - 1)
-    # No two keys are equal.
-    key = random.integers(_SITES, n_sites) * n_sites + torch.arange(n_sites, device=observed.device)
-    key = key.masked_fill(~observed, torch.iinfo(torch.int64).max)
-    last = key.sort(dim=1).values.gather(1, n_hidden.unsqueeze(1) - 1)
-    return key <= last
-
-
-def _region(observed: Tensor, ratio: float, window: int, random: CounterRandom) -> Tensor:
-    """A rectangle of random shape and position in each window (windows x sites)."""
-    area = ratio * window**2
-    stretch = (1.4 * random.uniform(_HEIGHT).double() - 0.7).exp()
-    height = (area * stretch).sqrt().round().clamp(1, window)
-    width = (area / height).round().clamp(1, window).long()
-    height = height.long()
-    top = random.integers(_TOP) * (window - height + 1) >> 32
-    left = random.integers(_LEFT) * (window - width + 1) >> 32
-    along = torch.arange(window, device=observed.device)
-    in_rows = (along >= top.unsqueeze(1)) & (along < (top + height).unsqueeze(1))
-    in_columns = (along >= left.unsqueeze(1)) & (along < (left + width).unsqueeze(1))
-    return observed & (in_rows.unsqueeze(2) & in_columns.unsqueeze(1)).flatten(1)
