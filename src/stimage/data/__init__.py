@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from stimage.data.images._slide_image import SlideImage, square_boxes
     from stimage.data.lattices import LATTICES, ArraySites, Lattice, PlatformSpots
     from stimage.data.sampling._alignment_data import AlignmentDataModule, AlignmentDataset
-    from stimage.data.sampling._datamodule import SpotDataset, WindowDataModule, WindowDataset, collate_windows
+    from stimage.data.sampling._datamodule import WindowDataModule
     from stimage.data.sampling._epoch_sampler import EpochSampler, JointBatchSampler
     from stimage.data.sampling._gene_selection import select_window_genes
     from stimage.data.sampling._paired_slide import PairedSlide, standardised_features
     from stimage.data.sampling._site_limits import site_limits
-    from stimage.data.sampling._units import SampleUnit, SpotSample, SpotSampler
+    from stimage.data.sampling._window_dataset import WindowDataset, collate_windows
     from stimage.data.sampling._windows import Window, WindowSpec, crop, cut_window, window_origins, window_positions
     from stimage.data.sampling.device._datamodule import DeviceWindowDataModule
     from stimage.data.sampling.device._windows import DeviceWindows
     from stimage.data.sampling.masking import MASKINGS, MaskingRule, draw_hidden_sites
+    from stimage.data.sampling.units import UNITS, SampleKind, SampleUnit, SpotDataset, SpotSample, SpotSampler
     from stimage.data.slides._macro_domains import macro_domains
     from stimage.data.slides._neighbors import NearestSites
     from stimage.data.slides._slide import Slide, site_positions
@@ -40,12 +41,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "images._slide_image": ["SlideImage", "square_boxes"],
         "lattices": ["LATTICES", "ArraySites", "Lattice", "PlatformSpots"],
         "sampling._alignment_data": ["AlignmentDataModule", "AlignmentDataset"],
-        "sampling._datamodule": ["SpotDataset", "WindowDataModule", "WindowDataset", "collate_windows"],
+        "sampling._datamodule": ["WindowDataModule"],
+        "sampling._window_dataset": ["WindowDataset", "collate_windows"],
         "sampling._epoch_sampler": ["EpochSampler", "JointBatchSampler"],
         "sampling._gene_selection": ["select_window_genes"],
         "sampling._paired_slide": ["PairedSlide", "standardised_features"],
         "sampling._site_limits": ["site_limits"],
-        "sampling._units": ["SampleUnit", "SpotSample", "SpotSampler"],
+        "sampling.units": ["UNITS", "SampleKind", "SampleUnit", "SpotDataset", "SpotSample", "SpotSampler"],
         "sampling._windows": ["Window", "WindowSpec", "crop", "cut_window", "window_origins", "window_positions"],
         "sampling.masking": ["MASKINGS", "MaskingRule", "draw_hidden_sites"],
         "sampling.device._datamodule": ["DeviceWindowDataModule"],

@@ -9,8 +9,8 @@ from stimage import _validate
 from stimage._paths import path_of
 from stimage.data import Slide
 from stimage.data.sampling._gene_selection import GENE_SELECTIONS
-from stimage.data.sampling._units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
 from stimage.data.sampling.masking import MASKINGS
+from stimage.data.sampling.units import NEIGHBOR_WEIGHTS, UNITS, SampleUnit
 from stimage.models._presets import PRESETS
 from stimage.models._site_vectors import EMBEDDING_MODES, EmbeddingMode
 

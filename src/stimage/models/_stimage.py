@@ -10,8 +10,8 @@ import torch
 from stimage import _keys, _validate
 from stimage.data import Corpus, SampleUnit, WindowSpec, principal_genes
 from stimage.data.sampling._gene_selection import GeneSelection
-from stimage.data.sampling._units import NeighborWeights, Unit
 from stimage.data.sampling.masking import Masking
+from stimage.data.sampling.units import NeighborWeights, Unit
 from stimage.models._adapting import AdaptMixin
 from stimage.models._embedding import EmbedMixin
 from stimage.models._options import check_model_options, check_unit_options, check_window

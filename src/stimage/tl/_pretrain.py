@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stimage.data.sampling._gene_selection import GeneSelection
-    from stimage.data.sampling._units import NeighborWeights, Unit
     from stimage.data.sampling.masking import Masking
+    from stimage.data.sampling.units import NeighborWeights, Unit
     from stimage.models._options import Sampling
     from stimage.models._presets import Preset
 

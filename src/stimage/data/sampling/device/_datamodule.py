@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from stimage.data.sampling._datamodule import Batch, WindowDataModule
+from stimage.data.sampling._datamodule import WindowDataModule
+from stimage.data.sampling._window_dataset import Batch
 from stimage.data.sampling.device._dense_expression import DenseExpression
 from stimage.data.sampling.device._windows import DeviceWindows
+from stimage.data.sampling.units import kind_of
 from stimage.data.slides._slide import Slide
 
 
@@ -55,7 +57,7 @@ class DeviceWindowDataModule(WindowDataModule):
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        if self.unit.name != "patch":
+        if not kind_of(self.unit).has_windows:
             raise ValueError(
                 f"Only windows are cut on a device, not the sample unit {self.unit.name!r}: cut on the CPU."
             )

@@ -13,10 +13,10 @@ class SiteGeneMasking(MaskingRule):
     may_miss = False
 
     def draw(self, observed: Tensor, ratio: float, random: MaskRandom) -> Tensor:
-        raise NotImplementedError("values are hidden, not sites")
+        return observed
 
     def hide(self, observed: Tensor, gene_valid: Tensor, ratio: float, random: MaskRandom) -> Tensor:
-        known = observed[..., None] & gene_valid[:, None, None]
+        known = self.draw(observed, ratio, random)[..., None] & gene_valid[:, None, None]
         return known & (random.uniform("values", *known.shape[1:]) < ratio)
 
     def limits(self, window: int, ratio: float) -> tuple[int, int]:

@@ -1,48 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from stimage.data.sampling._windows import Window, WindowSpec, read_sites
-from stimage.data.slides._macro_domains import macro_domains
+from stimage.data.sampling.units._kind import SampleUnit
+from stimage.data.sampling.units._registry import kind_of
 from stimage.data.slides._neighbors import NearestSites
 from stimage.data.slides._slide import Slide
-
-Unit = Literal["spot", "neighborhood", "slice", "patch"]
-UNITS: tuple[Unit, ...] = ("spot", "neighborhood", "slice", "patch")
-NeighborWeights = Literal["learned", "fixed"]
-NEIGHBOR_WEIGHTS: tuple[NeighborWeights, ...] = ("learned", "fixed")
-
-
-@dataclass(frozen=True)
-class SampleUnit:
-    """What one training sample is (the paper compares four).
-
-    Parameters
-    ----------
-    name
-        ``"spot"``: a spot without context (Eq. 2); ``"neighborhood"``: a spot and its nearest neighbours (Eq. 3);
-        ``"slice"``: a slide in macro-domains (Eq. 4); ``"patch"``: a window (Eq. 8).
-    n_neighbors
-        Neighbours of a spot, for ``"neighborhood"``.
-    neighbor_weights
-        ``"learned"``: attention of the spot to its neighbours; ``"fixed"``: their mean.
-    n_macro_domains
-        Macro-domains of a slide, for ``"slice"``.
-
-    Examples
-    --------
-    >>> from stimage.data import SampleUnit
-    >>> SampleUnit("neighborhood").n_neighbors
-    16
-    """
-
-    name: Unit = "patch"
-    n_neighbors: int = 16
-    neighbor_weights: NeighborWeights = "learned"
-    n_macro_domains: int = 8
 
 
 @dataclass(frozen=True)
@@ -106,7 +73,8 @@ class SpotSampler:
         self.unit = unit
         self.active = np.flatnonzero(slide.active)
         self.nearest = NearestSites(slide)
-        self.domains = macro_domains(slide, unit.n_macro_domains, seed=seed) if unit.name == "slice" else None
+        self.kind = kind_of(unit)
+        self.prepared = self.kind.prepare(slide, unit, seed=seed)
 
     def draw(self, spec: WindowSpec, rng: np.random.Generator) -> SpotSample:
         """Draw a sample of ``window ** 2`` tokens, or of the number of whole neighbourhoods that comes nearest to it.
@@ -126,22 +94,60 @@ class SpotSampler:
         SpotSample
             The sample.
         """
-        group_size = 1 + self.unit.n_neighbors if self.unit.name == "neighborhood" else 1
-        n_spots = max(round(spec.window**2 / group_size), 1)
+        n_tokens = self.kind.tokens_per_spot(self.unit)
+        n_spots = max(round(spec.window**2 / n_tokens), 1)
         drawn = rng.permutation(self.active)[:n_spots]
-        spots = np.full(n_spots, -1, dtype=np.int64)
-        spots[: len(drawn)] = drawn
-        sites = spots[:, None]
-        if self.unit.name == "neighborhood":
-            neighbors = np.full((n_spots, self.unit.n_neighbors), -1, dtype=np.int64)
-            neighbors[: len(drawn)] = self.nearest(drawn, self.unit.n_neighbors)
-            sites = np.hstack([sites, neighbors])
-        group = np.repeat(np.arange(n_spots), group_size)
-        is_spot = np.arange(sites.size) % group_size == 0
+        sites = np.full((n_spots, n_tokens), -1, dtype=np.int64)
+        sites[: len(drawn), 0] = drawn
+        sites[: len(drawn), 1:] = self.kind.context(drawn, self.nearest, self.unit)
+        group = self.kind.groups(sites, self.prepared).ravel()
+        is_spot = np.arange(sites.size) % n_tokens == 0
         sites = sites.ravel()
-        if self.domains is not None:
-            group = np.where(sites >= 0, self.domains[sites], 0)
         observed, expression, genes, gene_valid = read_sites(self.slide, sites, spec, rng)
         hidden = (rng.random(expression.shape) < spec.mask_ratio) & (observed & is_spot)[:, None] & gene_valid
         positions = np.where(observed[:, None], self.nearest.positions[sites], 0).astype(np.float32)
         return SpotSample(expression, genes, gene_valid, observed, hidden, positions, group)
+
+
+class SpotDataset(Dataset):
+    """Random spots of a set of slides, for the units without windows; item ``i`` is the same in every process.
+
+    A slide is drawn in proportion to its sites, then as many of its spots as a window has tokens.
+
+    Parameters
+    ----------
+    slides
+        The slides.
+    spec
+        Tokens, genes and what is hidden.
+    unit
+        ``"spot"``, ``"neighborhood"`` or ``"slice"``.
+    seed
+        Seed of everything random.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20)
+    >>> sti.pp.compact_grid(adata)
+    >>> slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names[:100])[0]
+    >>> spec = sti.data.WindowSpec(window=8, n_genes=64)
+    >>> spots = sti.data.SpotDataset([slide], spec, sti.data.SampleUnit("slice"), seed=0)
+    >>> spots[0].expression.shape
+    (64, 64)
+    """
+
+    def __init__(self, slides: list[Slide], spec: WindowSpec, unit: SampleUnit, *, seed: int) -> None:
+        self.spec = spec
+        self.seed = seed
+        n_active = np.array([int(slide.active.sum()) for slide in slides])
+        # The expression of one spot does not vary: there is nothing to predict.
+        n_active[n_active < 2] = 0
+        if not n_active.any():
+            raise ValueError("No slide has data in at least two sites.")
+        self.samplers = [SpotSampler(slide, unit, seed=seed) for slide, n in zip(slides, n_active, strict=True) if n]
+        self.weights = n_active[n_active > 0] / n_active.sum()
+
+    def __getitem__(self, index: int) -> SpotSample:
+        rng = np.random.default_rng([self.seed, index])
+        return self.samplers[rng.choice(len(self.samplers), p=self.weights)].draw(self.spec, rng)
