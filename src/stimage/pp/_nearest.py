@@ -20,6 +20,14 @@ _FIRST_DIRECTION = np.radians(-10.0)
 """Where directions start to count: no lattice along the axes has neighbours there, so rounding cannot turn first to last."""
 
 
+def typical_distance(positions: NDArray[np.float64]) -> float:
+    """Median distance from a position to the nearest other one; 0 where there is none."""
+    distinct = np.unique(positions, axis=0)
+    if len(distinct) < 2:
+        return 0.0
+    return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
+
+
 def nearest_positions(
     positions: NDArray[np.float64], n_neighbors: int, *, tolerance: float, name_order: NDArray[np.intp]
 ) -> NDArray[np.int64]:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.spatial import cKDTree
 
 from stimage import _keys
 from stimage._features import genes_with_warning, keep_genes
-from stimage._libraries import image_libraries, library_name
+from stimage._libraries import library_name
 from stimage._validate import (
     check_anndata,
     check_counts,
@@ -26,14 +25,15 @@ from stimage._validate import (
     slide_codes,
 )
 from stimage.data.lattices import lattice_of
-from stimage.pp._nearest import nearest_positions, ring_pairs
+from stimage.data.slides._expression import log_expression
+from stimage.pp._nearest import nearest_positions, ring_pairs, typical_distance
+from stimage.pp.grid._scale import scale_factors
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
 _N_NEIGHBORS = 3
-_COUNTS_PER_SPOT = 1e4
 _TIE = 0.05
 """Share of the pitch within which distances of coordinates are equal. Visium pixels put neighbours up to .02 off."""
 _TIE_ON_LATTICE = 1e-6
@@ -144,7 +144,7 @@ def build_niches(
     for code, name in enumerate(names):
         members = np.flatnonzero(codes == code)
         xy = coordinates[members]
-        pitch = _pitch(xy)
+        pitch = typical_distance(xy)
         radius[members] = _spot_radius(adata, name, members, len(names) == 1, pitch)
         lattice = None if grid is None else lattice_of(str(grid.loc[name, "layout"]))
         lattice = lattice if lattice is not None and lattice.is_regular else None
@@ -260,18 +260,9 @@ def _pairs(
     return np.repeat(np.arange(n), n_neighbors), nearest.ravel()
 
 
-def _pitch(xy: NDArray[np.float64]) -> float:
-    """Median distance to the nearest other position; 0 where there is none."""
-    distinct = np.unique(xy, axis=0)
-    if len(distinct) < 2:
-        return 0.0
-    return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
-
-
 def _spot_radius(adata: AnnData, name: str, members: NDArray[np.intp], is_only_slide: bool, pitch: float) -> float:
     library = library_name(adata, name, members, only_slide=is_only_slide)
-    scales = image_libraries(adata).get(library, {}).get("scalefactors", {})
-    diameter = scales.get("spot_diameter_fullres") if isinstance(scales, Mapping) else None
+    diameter = scale_factors(adata, library).get("spot_diameter_fullres")
     if diameter is not None:
         where = f"adata.uns['spatial'][{library!r}]['scalefactors']['spot_diameter_fullres']"
         return positive_number(where, diameter) / 2
@@ -284,12 +275,10 @@ def _spot_radius(adata: AnnData, name: str, members: NDArray[np.intp], is_only_s
 
 
 def _mean_expression(connectivities: sparse.csr_matrix, counts: Any) -> sparse.csr_matrix:
-    expression = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
-    library_size = np.asarray(expression.sum(axis=1, dtype=np.float64)).ravel()
+    counts = sparse.csr_matrix(counts, dtype=np.float32)
+    library_size = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     seen = library_size > 0
-    scale = np.divide(_COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=seen)
-    expression.data *= np.repeat(scale, np.diff(expression.indptr)).astype(np.float32)
-    np.log1p(expression.data, out=expression.data)
+    expression = log_expression(counts, library_size)
     expression.eliminate_zeros()
     n_seen = connectivities @ seen.astype(np.float32)
     weights = sparse.diags(np.divide(1.0, n_seen, out=np.zeros_like(n_seen), where=n_seen > 0))

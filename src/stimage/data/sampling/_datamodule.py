@@ -10,7 +10,7 @@ from stimage.data.corpus._corpus import Corpus
 from stimage.data.sampling._epoch_sampler import EpochSampler, JointBatchSampler
 from stimage.data.sampling._window_dataset import WindowDataset, collate_windows
 from stimage.data.sampling._windows import WindowSpec
-from stimage.data.sampling.units import SampleUnit, SpotDataset, kind_of
+from stimage.data.sampling.units import SampleUnit, SpotDataset
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._splits import split_by_block, split_by_slide
 
@@ -93,7 +93,7 @@ class WindowDataModule(lightning.LightningDataModule):
         return self._loader(self._dataset(self.validation_slides, self.seed + 1), sampler)
 
     def _dataset(self, slides: list[Slide], seed: int) -> WindowDataset | SpotDataset:
-        if kind_of(self.unit).has_windows:
+        if self.unit.kind.has_windows:
             return WindowDataset(slides, self.spec, seed=seed)
         return SpotDataset(slides, self.spec, self.unit, seed=seed)
 

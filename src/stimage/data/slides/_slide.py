@@ -11,13 +11,12 @@ from stimage import _keys, _validate
 from stimage._counts import stored_matrix
 from stimage._features import counted_genes, keep_genes
 from stimage.data.lattices import Lattice, lattice_of
+from stimage.data.slides._expression import COUNTS_PER_SPOT, log_expression, rescaled
 from stimage.data.slides._spot_sketch import spot_sketch
 from stimage.data.slides._stored_matrix import StoredMatrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-COUNTS_PER_SPOT = 1e4
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class Slide:
             expression = self.expression.rescaled(ratio)
         else:
             expression = self.expression.copy()
-            expression.data = np.log1p(np.expm1(expression.data) * np.float32(ratio))
+            expression.data = rescaled(expression.data, ratio)
         return replace(self, expression=expression, target_sum=target_sum, known_mean=None)
 
     @classmethod
@@ -301,17 +300,13 @@ class Slide:
         variables = np.flatnonzero((gene_of_variable >= 0) & is_counted)
         columns = gene_of_variable[variables]
         measured = np.isin(np.arange(len(genes)), columns)
-        scale = np.divide(COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=library_size > 0)
         place = sparse.csr_matrix(
             (np.ones(len(variables), dtype=np.float32), (np.arange(len(variables)), columns)),
             shape=(len(variables), len(genes)),
         )
-        expression = sparse.csr_matrix(sparse.diags(scale) @ (counts[:, variables] @ place), dtype=np.float32)
-        expression.data = np.log1p(expression.data)
-        expression.sort_indices()
         return cls(
             name=name,
-            expression=expression,
+            expression=log_expression(counts[:, variables] @ place, library_size),
             library_size=library_size,
             raster=raster,
             layout=lattice.name,

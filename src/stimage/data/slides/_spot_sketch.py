@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from stimage.data.slides._ensembl import ensembl_id
+
 SKETCH_SIZE = 64
 """Pairs of name and total count, and observations whose counts are sketched."""
 SKETCH_GENES = 96
 _N_JUDGED = 10_000  # observations that genes are chosen by
 _COUNTS = "counts:"
 _HEADER = struct.Struct("<IHH")
-_VERSION = re.compile(r"(ENS[A-Z]*\d{6,})\.\d+")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def spot_hashes(names: Iterable[str], totals: np.ndarray) -> set[str]:
 
 def gene_hashes(genes: Iterable[str]) -> np.ndarray:
     """Hash of each gene's name, whatever its case and version (genes)."""
-    return _hashes((_VERSION.sub(r"\1", str(gene).upper()) for gene in genes), 8)
+    names = (str(gene).upper() for gene in genes)
+    return _hashes((ensembl_id(name) or name for name in names), 8)
 
 
 def name_hashes(names: Iterable[str]) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
+from stimage.data.slides._expression import rescaled
+
 _BLOCK = 1 << 22
 """Non-zero values read together where all rows are needed: 32 MB."""
 
@@ -197,7 +199,7 @@ class StoredMatrix:
         if n_values and not (data.min() >= 0 and data.max() <= LARGEST_VALUE):
             raise self._damaged("it holds values that are not log1p of counts")
         if self.ratio != 1.0:
-            data = np.log1p(np.expm1(data) * np.float32(self.ratio))
+            data = rescaled(data, self.ratio)
         if n_values < 2**31:
             indptr = indptr.astype(np.int32)
         return sparse.csr_matrix((data, indices, indptr), shape=(len(rows), self.shape[1]))

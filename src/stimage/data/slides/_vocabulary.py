@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +13,11 @@ import numpy as np
 
 from stimage import _validate
 from stimage._features import is_gene
+from stimage.data.slides._ensembl import ensembl_id
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*G\d+)(?:\.\d+)?$")
 LEAST_SHARE, LEAST_GENES = 0.1, 50
 """A slide is refused when it has less than this share of a vocabulary and fewer than this many genes of it.
 
@@ -52,7 +51,7 @@ class Vocabulary:
     def __init__(self, genes: Sequence[str] | np.ndarray, ensembl_ids: Mapping[str, str] | None = None) -> None:
         self.genes = _check_genes(genes)
         ids = {} if ensembl_ids is None else dict(ensembl_ids)
-        stripped = {gene: _ensembl_id(str(name)) for gene, name in ids.items()}
+        stripped = {gene: ensembl_id(str(name)) for gene, name in ids.items()}
         others = [ids[gene] for gene, found in stripped.items() if found is None]
         if others:
             raise ValueError(
@@ -85,7 +84,7 @@ class Vocabulary:
                 if source == "var_names":
                     continue
                 for gene, name in zip(adata.var_names, names, strict=True):
-                    found = _ensembl_id(name) if gene in wanted and gene not in ids else None
+                    found = ensembl_id(name) if gene in wanted and gene not in ids else None
                     if found is not None:
                         ids[gene] = found
         return cls(genes, ids)
@@ -99,7 +98,7 @@ class Vocabulary:
 
     @cached_property
     def _by_ensembl_id(self) -> dict[str, int]:
-        return _without_repeats(_ensembl_id(gene) or self.ensembl_ids.get(gene) for gene in self.genes)
+        return _without_repeats(ensembl_id(gene) or self.ensembl_ids.get(gene) for gene in self.genes)
 
     @cached_property
     def _by_upper_case(self) -> dict[str, int]:
@@ -148,7 +147,7 @@ class Vocabulary:
 
     def _match_names(self, source: str, names: np.ndarray) -> GeneMatch:
         gene = _look_up(self._by_name, names)
-        by_id = np.where(gene < 0, _look_up(self._by_ensembl_id, map(_ensembl_id, names)), -1)
+        by_id = np.where(gene < 0, _look_up(self._by_ensembl_id, map(ensembl_id, names)), -1)
         gene = np.where(by_id >= 0, by_id, gene)
         folded = np.where(gene < 0, _look_up(self._by_upper_case, (name.upper() for name in names)), -1)
         folded[np.isin(folded, gene)] = -1
@@ -254,12 +253,6 @@ def _names_of_variables(adata: AnnData) -> dict[str, np.ndarray]:
         if pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values):
             names[str(column)] = values.where(values.notna(), "").astype(str).to_numpy(dtype=object)
     return names
-
-
-def _ensembl_id(name: str) -> str | None:
-    """The Ensembl id that a name is, without its version."""
-    found = ENSEMBL_ID.match(name)
-    return found[1] if found else None
 
 
 def _look_up(index: Mapping[str, int], names: Iterable[str | None]) -> np.ndarray:

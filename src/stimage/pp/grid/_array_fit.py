@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from stimage import _keys
+from stimage.pp._nearest import typical_distance
 from stimage.pp.grid._infer import from_spatial
 from stimage.pp.grid._sites import MOST_MISFITS, NoLatticeError, whole_positions
 
@@ -242,8 +243,6 @@ def _contradiction(
     pairs: tuple[NDArray[np.intp], NDArray[np.intp]],
     apart: float,
 ) -> str:
-    distinct = np.unique(xy, axis=0)
-    nearest = float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1])) if len(distinct) > 1 else 0.0
     try:
         lattice = from_spatial(xy)
         shows = f"show a {lattice.layout} lattice of pitch {lattice.pitch:.4g}"
@@ -253,6 +252,6 @@ def _contradiction(
         "obs['array_row'] and obs['array_col'] contradict the spatial coordinates: "
         f"{int((off > _OFF).sum())} of {len(row)} observations are more than half a step away from where the array position "
         f"puts them; neighbours in the array ({len(pairs[0])} pairs) are {apart:.4g} apart on median, nearest observations "
-        f"{nearest:.4g}. Positions of another slide, or ones that were numbered anew after empty ones were dropped, look so. "
+        f"{typical_distance(xy):.4g}. Positions of another slide, or ones that were numbered anew after empty ones were dropped, look so. "
         f"Correct them, or remove the two columns: the spatial coordinates {shows}."
     )

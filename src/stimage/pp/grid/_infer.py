@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from stimage.data.lattices import LATTICES
+from stimage.pp._nearest import typical_distance
 from stimage.pp.grid._sites import MOST_MISFITS, NoLatticeError, Sites
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _from_steps(spatial: NDArray[np.float64], steps: NDArray[np.float64], layout
             f"of the pitch on median and {residual.max():.2f} at most, {int((residual > _MAX_RESIDUAL).sum())} of "
             f"{len(spatial)} by more than {_MAX_RESIDUAL} (allowed {_MAX_MEDIAN_RESIDUAL} on median, {MOST_MISFITS:.0%})"
         )
-    apart = float(np.median(cKDTree(spatial).query(spatial, k=2)[0][:, 1])) / pitch
+    apart = typical_distance(spatial) / pitch
     if apart > _FARTHEST:  # a lattice so fine that it fits anything
         raise NoLatticeError(
             f"the positions fit a {found} lattice of pitch {pitch:.4g}, but are {apart:.1f} of its steps apart on median"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from stimage._libraries import image_libraries
 from stimage._validate import check_range, listing, positive_number
+from stimage.pp._nearest import typical_distance
 from stimage.pp.grid._sites import LEAST_OCCUPANCY
 
 if TYPE_CHECKING:
@@ -161,8 +161,7 @@ def check_bins(sites: Sites, xy: NDArray[np.float64], size: float, scale: Scale)
     else:
         return
     width, height = np.ptp(xy, axis=0)
-    distinct = np.unique(xy, axis=0)
-    apart = float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1])) if len(distinct) > 1 else 0.0
+    apart = typical_distance(xy)
     readings = [f"{size:.4g} units of coordinates that span {width:.4g} x {height:.4g}, neighbours {apart:.4g} apart"]
     if scale.known:
         length = scale.micrometres

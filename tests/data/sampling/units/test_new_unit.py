@@ -78,4 +78,4 @@ def test_a_data_module_gives_batches_of_it(unit):
 
 def test_a_unit_that_is_not_known():
     with pytest.raises(ValueError, match="`unit` must be one of 'spot', 'neighborhood', 'slice', 'patch', found 'row'"):
-        SpotSampler(random_slide(9, 9), SampleUnit("row"), seed=0)
+        SampleUnit("row")

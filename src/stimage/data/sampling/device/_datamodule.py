@@ -11,7 +11,6 @@ from stimage.data.sampling._datamodule import WindowDataModule
 from stimage.data.sampling._window_dataset import Batch
 from stimage.data.sampling.device._dense_expression import DenseExpression
 from stimage.data.sampling.device._windows import DeviceWindows
-from stimage.data.sampling.units import kind_of
 from stimage.data.slides._slide import Slide
 
 
@@ -57,7 +56,7 @@ class DeviceWindowDataModule(WindowDataModule):
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        if not kind_of(self.unit).has_windows:
+        if not self.unit.kind.has_windows:
             raise ValueError(
                 f"Only windows are cut on a device, not the sample unit {self.unit.name!r}: cut on the CPU."
             )

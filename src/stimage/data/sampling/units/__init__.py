@@ -1,7 +1,7 @@
 """Sample units: what one training sample is. Each unit is one file."""
 
 from stimage.data.sampling.units._kind import NEIGHBOR_WEIGHTS, NeighborWeights, SampleKind, SampleUnit, Unit
-from stimage.data.sampling.units._registry import UNITS, kind_of
+from stimage.data.sampling.units._registry import UNITS
 from stimage.data.sampling.units._spots import SpotDataset, SpotSample, SpotSampler
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "SpotSample",
     "SpotSampler",
     "Unit",
-    "kind_of",
 ]

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from stimage import _validate
 from stimage.data.slides._neighbors import NearestSites
 from stimage.data.slides._slide import Slide
 
@@ -30,6 +31,11 @@ class SampleUnit:
     n_macro_domains
         Macro-domains of a slide, for ``"slice"``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the unit or the way of weighting is not known, or a number is not positive.
+
     Examples
     --------
     >>> from stimage.data import SampleUnit
@@ -41,6 +47,17 @@ class SampleUnit:
     n_neighbors: int = 16
     neighbor_weights: NeighborWeights = "learned"
     n_macro_domains: int = 8
+
+    def __post_init__(self) -> None:
+        _validate.check_choice("unit", self.name, UNITS)
+        _validate.check_choice("neighbor_weights", self.neighbor_weights, NEIGHBOR_WEIGHTS)
+        _validate.check_positive("n_neighbors", self.n_neighbors)
+        _validate.check_positive("n_macro_domains", self.n_macro_domains)
+
+    @property
+    def kind(self) -> SampleKind:
+        """How samples of the unit are made."""
+        return UNITS[self.name]
 
 
 class SampleKind:
@@ -134,3 +151,7 @@ class SampleKind:
             Number of the group of each token (spots x tokens per spot); by default a spot and its context are one.
         """
         return np.broadcast_to(np.arange(len(sites))[:, None], sites.shape)
+
+
+UNITS: dict[Unit, SampleKind] = {}
+"""Sample units by name. A new one is a file with a class like :class:`SampleKind` and a line in ``_registry.py``."""

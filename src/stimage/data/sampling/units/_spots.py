@@ -7,7 +7,6 @@ from torch.utils.data import Dataset
 
 from stimage.data.sampling._windows import Window, WindowSpec, read_sites
 from stimage.data.sampling.units._kind import SampleUnit
-from stimage.data.sampling.units._registry import kind_of
 from stimage.data.slides._neighbors import NearestSites
 from stimage.data.slides._slide import Slide
 
@@ -73,7 +72,7 @@ class SpotSampler:
         self.unit = unit
         self.active = np.flatnonzero(slide.active)
         self.nearest = NearestSites(slide)
-        self.kind = kind_of(unit)
+        self.kind = unit.kind
         self.prepared = self.kind.prepare(slide, unit, seed=seed)
 
     def draw(self, spec: WindowSpec, rng: np.random.Generator) -> SpotSample:
