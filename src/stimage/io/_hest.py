@@ -121,7 +121,7 @@ def _library(adata: AnnData, image: Path | None, metadata: Mapping[str, Any], lo
 
 def _check_inside(xy: NDArray[np.float64], image: Path) -> None:
     """Raise unless the coordinates lie in the image; say so if they would with x and y exchanged."""
-    from stimage.data.images._sources import open_image
+    from stimage.data.images._open import open_image
 
     size = np.array(open_image(image).sizes[0])
     margin = _MARGIN * size.max()

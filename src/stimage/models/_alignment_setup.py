@@ -15,7 +15,7 @@ from stimage._counts import stored_matrix
 from stimage._features import counted_genes, keep_genes
 from stimage._libraries import image_libraries, library_name
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
-from stimage.data.corpus._corpus import slide_observations
+from stimage.data.slides._observations import slide_observations
 from stimage.models._image_features import PatchSpec, patch_features
 from stimage.models._setup import corpus_of, setup_of
 from stimage.modules import ImageEncoder, ScGPTEncoder

@@ -41,7 +41,7 @@ class SlideSites:
 
 def slide_sites(adata: AnnData, grid_key: str, *, slide_key: str | None = None) -> list[SlideSites]:
     """Sites of every slide of an AnnData with a compact grid, placed as in the tissue image where that is known."""
-    from stimage.data.corpus._corpus import slide_observations
+    from stimage.data.slides._observations import slide_observations
 
     grid, sites = _validate.check_grid(adata, grid_key), _validate.grid_sites(adata, grid_key)
     spatial_key = str(adata.uns[grid_key]["params"]["spatial_key"])

@@ -26,6 +26,7 @@ from stimage._validate import (
 )
 from stimage.data.lattices import lattice_of
 from stimage.data.slides._expression import log_expression
+from stimage.data.slides._observations import slide_observations
 from stimage.pp._nearest import nearest_positions, ring_pairs, typical_distance
 from stimage.pp.grid._scale import scale_factors
 
@@ -134,18 +135,17 @@ def build_niches(
     check_size(adata, n_obs=1, n_vars=1)
     check_unique_names(adata)
     coordinates = check_spatial(adata, spatial_key)
-    grid, names, codes = _slides(adata, grid_key, slide_key)
+    grid, slides = _slides(adata, grid_key, slide_key)
     counts = check_counts(adata, layer)
     _check_not_taken(adata, key_added)
     counts = keep_genes(counts, genes_with_warning(adata, counts))
     name_order = np.argsort(np.argsort(adata.obs_names.to_numpy().astype(str)))
 
     sources, targets, radius, table = [], [], np.empty(adata.n_obs), []
-    for code, name in enumerate(names):
-        members = np.flatnonzero(codes == code)
+    for name, members in slides:
         xy = coordinates[members]
         pitch = typical_distance(xy)
-        radius[members] = _spot_radius(adata, name, members, len(names) == 1, pitch)
+        radius[members] = _spot_radius(adata, name, members, len(slides) == 1, pitch)
         lattice = None if grid is None else lattice_of(str(grid.loc[name, "layout"]))
         lattice = lattice if lattice is not None and lattice.is_regular else None
         sites = None if lattice is None else _sites(adata, members, grid, name, grid_key)
@@ -187,7 +187,7 @@ def build_niches(
             "grid_key": grid_key if grid is not None else "",
             "layer": layer or "",
         },
-        "slides": pd.DataFrame(table, index=pd.Index(names, dtype=object)),
+        "slides": pd.DataFrame(table, index=pd.Index([name for name, _ in slides], dtype=object)),
     }
     return adata if copy else None
 
@@ -207,24 +207,13 @@ def _size_of_niche(n_neighbors: int | None, rings: int | None) -> tuple[int | No
 
 def _slides(
     adata: AnnData, grid_key: str, slide_key: str | None
-) -> tuple[pd.DataFrame | None, list[str], NDArray[np.intp]]:
-    """Table of the grid's slides if there is a grid, names of the slides and the slide of each observation."""
+) -> tuple[pd.DataFrame | None, list[tuple[str, NDArray[np.intp]]]]:
+    """Table of the grid's slides if there is a grid, and name and observations of each slide."""
     check_text("grid_key", grid_key)
     if grid_key == _keys.GRID and grid_key not in adata.uns:
-        return None, *slide_codes(adata, slide_key)
-    grid = check_grid(adata, grid_key)
-    if slide_key is None:
-        slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
-    names, codes = slide_codes(adata, slide_key)
-    if slide_key is None:
-        names = [str(grid.index[0])]
-    unknown = [name for name in names if name not in grid.index]
-    if unknown:
-        raise ValueError(
-            f"adata.uns[{grid_key!r}] knows no slide {listing(unknown, 3)} of adata.obs[{slide_key!r}] (`slide_key`): run "
-            f"`stimage.pp.compact_grid(adata, slide_key={slide_key!r})` again."
-        )
-    return grid, names, codes
+        names, codes = slide_codes(adata, slide_key)
+        return None, [(name, np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+    return check_grid(adata, grid_key), slide_observations(adata, slide_key=slide_key, grid_key=grid_key)
 
 
 def _sites(

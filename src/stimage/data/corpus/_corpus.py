@@ -14,6 +14,7 @@ from stimage._measured import absent_genes
 from stimage.data.corpus._report import details_of, report
 from stimage.data.corpus._store import open_slides, verify_corpus, write_corpus
 from stimage.data.corpus._writer import TARGET_SUM
+from stimage.data.slides._observations import slide_observations
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._vocabulary import Vocabulary
 
@@ -130,7 +131,11 @@ class Corpus(Sequence[Slide]):
         ValueError
             If a slide has a ``centre`` of its own on another scale.
         """
-        write_corpus(self, path, target_sum=target_sum, overwrite=overwrite)
+        parts = [
+            (slide, f"AnnData {source}", details)
+            for slide, source, details in zip(self, self.source, self.details, strict=True)
+        ]
+        write_corpus(path, self.vocabulary, parts, target_sum=target_sum, overwrite=overwrite)
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> Corpus:
@@ -227,7 +232,7 @@ class Corpus(Sequence[Slide]):
         >>> corpus.report()[["donor", "same_counts_as", "contradiction"]].values.tolist()[0]
         ['ann', 'slide-3', "same counts as 'slide-3' of donor 'cleo'"]
         """
-        return report(self)
+        return report(list(self), self.details)
 
     @classmethod
     def from_anndata(
@@ -352,25 +357,6 @@ def read_corpus(
             source.append(number)
             details.append(details_of(adata, name, grid_key))
     return Corpus.with_unique_names(slides, vocabulary, source=source, details=details)
-
-
-def slide_observations(
-    adata: AnnData, *, slide_key: str | None, grid_key: str = _keys.GRID
-) -> list[tuple[str, np.ndarray]]:
-    """Name and observations (positions) of each slide of an AnnData with a grid."""
-    grid = _validate.check_grid(adata, grid_key)
-    if slide_key is None:
-        slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
-    names, codes = _validate.slide_codes(adata, slide_key)
-    if slide_key is None:
-        names = [str(grid.index[0])]
-    unknown = [name for name in names if name not in grid.index]
-    if unknown:
-        raise ValueError(
-            f"adata.uns[{grid_key!r}] knows no slide {_validate.listing(unknown, 3)} of adata.obs[{slide_key!r}] "
-            f"(`slide_key`): run `stimage.pp.compact_grid(adata, slide_key={slide_key!r})` again."
-        )
-    return [(name, np.flatnonzero(codes == code)) for code, name in enumerate(names)]
 
 
 def slide_donor(adata: AnnData, observations: np.ndarray, donor_key: str | None, name: str) -> str:

@@ -120,7 +120,7 @@ def _groups(corpus: Corpus, by: str) -> list[list[int]]:
         if by == "study" or not all(corpus[member].donor for member in members):
             join(members)
     position = {slide.name: number for number, slide in enumerate(corpus)}
-    for name, others in duplicates(corpus).items():
+    for name, others in duplicates(list(corpus), corpus.details).items():
         join([position[name], *(position[other] for other in others)])
     groups: dict[int, list[int]] = {}
     for number in range(len(corpus)):

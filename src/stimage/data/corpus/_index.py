@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stimage._files import write_durably
 from stimage.data.slides._vocabulary import Vocabulary
 
 INDEX = "corpus.json"
@@ -104,10 +104,7 @@ class CorpusIndex:
         """Put the index in place of the one that is there, all at once."""
         scratch = folder / f".{INDEX}.partial"
         try:
-            with scratch.open("wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(scratch, self.to_bytes())
             os.replace(scratch, folder / INDEX)
         except OSError:
             scratch.unlink(missing_ok=True)
@@ -129,18 +126,6 @@ def check_notes(notes: Mapping[str, Any] | None, parameter: str = "notes") -> di
     if not same:
         raise TypeError(f"`{parameter}` must be a dictionary of texts, numbers and lists, which JSON can hold.")
     return dict(notes)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that new names in a folder outlive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

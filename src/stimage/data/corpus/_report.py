@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimage import _keys
+from stimage.data.slides._slide import Slide
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stimage.data.corpus._corpus import Corpus
-    from stimage.data.slides._slide import Slide
 
 _SKETCH = "counts_sketch"
 _SKETCH_SIZE = 64
@@ -71,12 +70,12 @@ def counts_sketch(slide: Slide) -> str:
     return " ".join(f"{value:016x}" for value in sorted(hashes))
 
 
-def report(corpus: Corpus) -> pd.DataFrame:
+def report(slides: Sequence[Slide], details: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """See :meth:`Corpus.report`."""
     import pandas as pd
 
     rows = {}
-    for slide, known in zip(corpus, corpus.details, strict=True):
+    for slide, known in zip(slides, details, strict=True):
         rows[slide.name] = {
             "donor": slide.donor,
             **{fact: str(known.get(fact, "")) for fact in _FACTS},
@@ -90,22 +89,22 @@ def report(corpus: Corpus) -> pd.DataFrame:
             "dropped": "; ".join(f"{number} {reason}" for reason, number in known.get("dropped", {}).items()),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    same = duplicates(corpus)
+    same = duplicates(slides, details)
     table["same_counts_as"] = [", ".join(same[name]) for name in table.index]
     table["contradiction"] = ["; ".join(_contradictions(name, table, same[name])) for name in table.index]
     for key in ("format", "path"):
-        table[key] = [str(known.get(key, "")) for known in corpus.details]
+        table[key] = [str(known.get(key, "")) for known in details]
     table.index.name = "slide"
     return table
 
 
-def duplicates(corpus: Corpus) -> dict[str, list[str]]:
+def duplicates(slides: Sequence[Slide], details: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Names of the slides most of whose sites have the counts of another's, for each slide."""
     sketches = [
         set((known[_SKETCH] if _SKETCH in known else counts_sketch(slide)).split())
-        for slide, known in zip(corpus, corpus.details, strict=True)
+        for slide, known in zip(slides, details, strict=True)
     ]
-    names = [slide.name for slide in corpus]
+    names = [slide.name for slide in slides]
     holders: dict[str, list[int]] = {}
     for number, sketch in enumerate(sketches):
         for value in sketch:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stimage import _validate
+from stimage._files import sha256_of
 from stimage._paths import path_of
 from stimage.data.corpus._index import INDEX, CorpusIndex, SlideEntry
 from stimage.data.corpus._slide_file import check_contents, read_slide
 from stimage.data.corpus._writer import CorpusWriter
 from stimage.data.slides._slide import Slide
-
-if TYPE_CHECKING:
-    from stimage.data.corpus._corpus import Corpus
+from stimage.data.slides._vocabulary import Vocabulary
 
 
-def write_corpus(corpus: Corpus, path: str | os.PathLike[str], *, target_sum: float, overwrite: bool) -> None:
-    """Write a corpus to a folder, all of it or nothing."""
+def write_corpus(
+    path: str | os.PathLike[str],
+    vocabulary: Vocabulary,
+    slides: Sequence[tuple[Slide, str, Mapping[str, Any]]],
+    *,
+    target_sum: float,
+    overwrite: bool,
+) -> None:
+    """Write slides, with what they came from and what is known of them, to a folder, all of it or nothing."""
     _validate.check_path("path", path)
     there = (path_of(path) / INDEX).exists()
     if there and not overwrite and CorpusIndex.read(path_of(path)).slides:
@@ -30,13 +35,8 @@ def write_corpus(corpus: Corpus, path: str | os.PathLike[str], *, target_sum: fl
             f"{str(path)!r} holds a corpus already: pass `overwrite=True` to replace it, or add to it with "
             "`stimage.data.CorpusWriter`."
         )
-    with CorpusWriter(path, corpus.vocabulary, target_sum=target_sum, overwrite=there) as writer:
-        writer.append_with_origins(
-            [
-                (slide, f"AnnData {source}", details)
-                for slide, source, details in zip(corpus, corpus.source, corpus.details, strict=True)
-            ]
-        )
+    with CorpusWriter(path, vocabulary, target_sum=target_sum, overwrite=there) as writer:
+        writer.append_with_origins(slides)
 
 
 def open_slides(path: str | os.PathLike[str]) -> tuple[CorpusIndex, list[Slide]]:
@@ -104,7 +104,6 @@ def _sha256(folder: Path, entry: SlideEntry) -> str:
     try:
         if not _is_whole(folder, entry):
             return ""
-        with (folder / entry.file).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(folder / entry.file)
     except FileNotFoundError:
         return ""

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy import sparse
 
 from stimage import _validate
+from stimage._files import lock_file, sync_folder
 from stimage._paths import path_of
 from stimage.data.corpus._index import (
     INDEX,
@@ -18,7 +20,6 @@ from stimage.data.corpus._index import (
     CorpusIndex,
     SlideEntry,
     check_notes,
-    sync_folder,
 )
 from stimage.data.corpus._report import with_sketch
 from stimage.data.corpus._slide_file import write_slide
@@ -26,6 +27,9 @@ from stimage.data.lattices import LATTICES
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._stored_matrix import StoredMatrix
 from stimage.data.slides._vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK = ".lock"
 PARTIAL = ".partial"
@@ -210,7 +214,7 @@ class CorpusWriter:
     def close(self) -> None:
         """Let other processes write to the corpus."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _write(self, slide: Slide, number: int, origin: str) -> SlideEntry:
@@ -318,21 +322,16 @@ def _remove_orphans(folder: Path, overwrite: bool) -> None:
         path.unlink()
 
 
-def _locked(folder: Path) -> int:
-    """Descriptor of a lock that lasts until it is closed or the process ends."""
-    import fcntl
-
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _locked(folder: Path) -> BaseFileLock:
+    """A lock that lasts until it is released or the process ends."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise RuntimeError(
-            f"Another process writes to the corpus {str(folder)!r}: wait for it to end, or choose another `path`."
-        ) from error
-    except OSError as error:
-        os.close(descriptor)
+        return lock_file(
+            folder / LOCK,
+            f"Another process writes to the corpus {str(folder)!r}: wait for it to end, or choose another `path`.",
+        )
+    except (OSError, NotImplementedError) as error:
         raise OSError(
-            error.errno, f"{error.strerror}: the file system cannot lock files, write the corpus elsewhere", str(folder)
+            getattr(error, "errno", None) or errno.ENOLCK,
+            f"{error}: the file system cannot lock files, write the corpus elsewhere",
+            str(folder),
         ) from error
-    return descriptor

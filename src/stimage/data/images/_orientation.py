@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from stimage.data.images._sources import ImageSource
+from stimage.data.images._protocol import ImageSource
 
 ORIENTATION_TAG = 274
 _TURNS = {

@@ -11,7 +11,9 @@ from stimage import _keys, _validate
 from stimage._paths import path_of
 from stimage._spatialdata import read_image_element
 from stimage.data.images._library import RENDERINGS, ImageLibrary
-from stimage.data.images._sources import ArraySource, ImageSource, content_hash, load_library, open_image
+from stimage.data.images._open import open_image
+from stimage.data.images._protocol import ImageSource
+from stimage.data.images._sources import ArraySource, content_hash, load_library
 
 if TYPE_CHECKING:
     from anndata import AnnData

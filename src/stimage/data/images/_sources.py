@@ -10,45 +10,18 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from stimage._pixels import check_pixels, to_rgb
 from stimage.data.images._blocks import BlockCache, read_blocks
-from stimage.data.images._orientation import ORIENTATION_TAG, upright
+from stimage.data.images._orientation import ORIENTATION_TAG
+from stimage.data.images._protocol import ImageSource
 
 _EXTRA = 'Install it with `pip install "stimage[image]"`.'
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ROWS_HASHED_TOGETHER = 1024
 _pillow_limit = threading.RLock()
-
-
-class ImageSource(Protocol):
-    """An image, perhaps at several resolutions."""
-
-    sizes: list[tuple[int, int]]
-    """Width and height of each level, the finest first."""
-
-    def read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Region of a level (rows x columns x 3, uint8 RGB), which lies inside the image."""
-
-    def hash_into(self, digest: Any) -> None:
-        """Feed what identifies the image to a hash."""
-
-
-def open_image(path: Path) -> ImageSource:
-    """The image in a file: TIFF by its first bytes, anything else by Pillow."""
-    from stimage.data.images._tiff import TiffSource
-
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start in _TIFF_STARTS:
-        source = TiffSource.open(path)
-        if source is not None:
-            return source
-    source = PillowSource(path)
-    return upright(source, source.orientation)
 
 
 def load_library(name: str) -> ModuleType:

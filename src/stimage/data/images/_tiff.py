@@ -14,7 +14,8 @@ import numpy as np
 from stimage._pixels import to_rgb
 from stimage.data.images._blocks import BlockCache, read_blocks
 from stimage.data.images._orientation import ORIENTATION_TAG, UprightSource, upright
-from stimage.data.images._sources import ArraySource, ImageSource, hash_file, load_library
+from stimage.data.images._protocol import ImageSource
+from stimage.data.images._sources import ArraySource, hash_file, load_library
 
 _JPEG = {6, 7, 34892, 33007}  # compressions whose tiles need tables of the page
 _YCBCR, _RGB, _BLACK_IS_ZERO, _WHITE_IS_ZERO = 6, 2, 1, 0
@@ -295,9 +296,9 @@ def _check_axes(path: Path, series: Any) -> str:
 
 def _page(page: Any) -> _Page:
     keyframe = page.keyframe
-    options: dict[str, Any] = {"_fullsize": False}
+    options: dict[str, Any] = {}
     if keyframe.compression in _JPEG:
-        options |= {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+        options = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
     n_planes, _, n_rows, n_columns, n_channels = keyframe.shaped
     length, width = (
         (keyframe.tilelength, keyframe.tilewidth) if keyframe.is_tiled else (keyframe.rowsperstrip, n_columns)

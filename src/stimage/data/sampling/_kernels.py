@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from scipy import sparse
 
 if TYPE_CHECKING:
@@ -41,38 +39,6 @@ def row_arrays(
     return matrix.indptr, matrix.indices, matrix.data, rows.astype(np.int64)
 
 
-@intrinsic
-def _add_moments(typing_context: Any, moments: Any, gene: Any, value: Any) -> Any:
-    """Add a value and its square to ``moments[gene]`` (genes x 2) with one load, one multiplication and one store.
-
-    These are two additions to neighbouring numbers. Numba leaves out the pass of LLVM that would join them, and the sums
-    are bound by the number of instructions. Rounding is that of the plain sums: the square of a single-precision
-    number is exact in double precision, so it makes no difference whether multiplication and addition are one.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        moments, gene, value = arguments
-        pair = ir.VectorType(ir.DoubleType(), 2)
-        single = ir.VectorType(value.type, 2)
-        first, second = (ir.Constant(ir.IntType(32), lane) for lane in (0, 1))
-        values = builder.insert_element(ir.Constant(single, ir.Undefined), value, first)
-        values = builder.insert_element(values, value, second)
-        if single != pair:
-            values = builder.fpext(values, pair)
-        factors = builder.insert_element(values, ir.Constant(ir.DoubleType(), 1.0), first)
-        start = builder.bitcast(
-            context.make_array(signature.args[0])(context, builder, moments).data, pair.as_pointer()
-        )
-        place = builder.gep(start, [gene])
-        sums = builder.load(place)
-        products = builder.fmul(values, factors, flags=["contract"])
-        store = builder.store(builder.fadd(sums, products, flags=["contract"]), place)
-        sums.align = store.align = 8
-        return context.get_dummy_value()
-
-    return types.void(moments, gene, value), generate
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def gene_variances(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, rows: np.ndarray, n_genes: int
@@ -89,7 +55,9 @@ def gene_variances(
         row_data = data[indptr[row] : indptr[row + 1]]
         for k in range(len(row_data)):
             # Unsigned: numba otherwise asks of each number whether it is negative and counts from the end.
-            _add_moments(moments, np.uint64(row_indices[k]), row_data[k])
+            gene, value = np.uint64(row_indices[k]), np.float64(row_data[k])
+            moments[gene, 0] += value
+            moments[gene, 1] += value * value
     variance = np.empty(n_genes, dtype=np.float64)
     for gene in range(n_genes):
         mean = moments[gene, 0] / len(rows)

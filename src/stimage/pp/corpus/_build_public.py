@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from stimage import _keys
+from stimage._files import written_whole
 from stimage._paths import path_of
 from stimage._validate import check_choice, check_path, check_positive, listing
 from stimage.io import list_slides
@@ -219,6 +220,5 @@ def _write_table(
     result = table.assign(reason=reasons, split=[part_of.get(name, "") for name in table.index])
     result.insert(0, "status", ["in the corpus" if name in report.index else "left out" for name in table.index])
     result = result.join(report)
-    scratch = path.with_name(f".{path.name}.partial")
-    result.to_csv(scratch)
-    os.replace(scratch, path)
+    with written_whole(path) as (draft,):
+        result.to_csv(draft)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimage import _keys
+from stimage._files import sha256_of
 from stimage._libraries import library_name
 from stimage._paths import path_of
 from stimage._validate import check_counts
@@ -136,8 +137,7 @@ def fingerprint(source: Source, layer: str | None) -> str:
     for file in files:
         inside = file.relative_to(top).as_posix() if file.is_relative_to(top) else file.name
         digest.update(f"{inside}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(file)))
     return f"{path.name} {digest.hexdigest()[:32]}"
 
 
