@@ -3,6 +3,8 @@ import hashlib
 import json
 import os
 import resource
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -529,3 +531,17 @@ def test_something_else_in_place_of_a_slide(folder, text):
         tamper(folder, put(*SLIDE, "bytes", value=len(text)))
     with pytest.raises(ValueError, match="is damaged, slide 's0'"):
         Corpus.open(folder)
+
+
+def test_the_lock_of_a_process_that_died_is_gone(folder):
+    code = f"""
+import os
+from stimage.data import CorpusWriter
+writer = CorpusWriter({str(folder)!r}, {list(GENES)!r}, target_sum=1e4)
+print("locked", flush=True)
+os.kill(os.getpid(), 9)
+"""
+    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (died.stdout, died.returncode) == ("locked\n", -9)
+    with CorpusWriter(folder, GENES, target_sum=1e4) as writer:
+        assert len(writer) == 3

@@ -94,7 +94,8 @@ class _Values:
 class TiffSource:
     """A TIFF file (also BigTIFF, OME-TIFF, SVS), read by tile or strip at the resolutions it has.
 
-    Bytes are mapped, not read through a file handle, so that worker processes may share it.
+    Bytes are mapped, not read through a file handle, so that worker processes may share it. tifffile's ``aszarr`` reads regions
+    as well, but needs zarr and decodes a tile anew for every patch that touches it.
     """
 
     def __init__(self, path: Path, levels: list[list[_Page]], sizes: list[tuple[int, int]], values: _Values) -> None:
