@@ -35,7 +35,7 @@ except ModuleNotFoundError:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from stimage.data import Corpus, DeviceWindows, Slide, WindowSpec, crop, site_limits, window_positions
-from stimage.data._dense_expression import DenseExpression
+from stimage.data.sampling.device._dense_expression import DenseExpression
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 
 # The presets of stimage.models, which needs more packages than are here; a test compares them.

@@ -25,8 +25,8 @@ from numba import njit
 from scipy import sparse
 
 from stimage.data import Corpus, Slide, WindowDataset, WindowSpec, crop, select_window_genes
-from stimage.data._kernels import gene_variances, read_genes, row_arrays
-from stimage.data._windows import read_sites
+from stimage.data.sampling._kernels import gene_variances, read_genes, row_arrays
+from stimage.data.sampling._windows import read_sites
 
 REAL_SLIDES = ("colon_fetal_A3_visium", "DLPFC_151673")
 SPEC = WindowSpec(window=16, n_genes=512, gene_selection="weighted")

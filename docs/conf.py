@@ -57,7 +57,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(anndata|collections|lightning|matplotlib|np|numpy|os|pandas|pathlib|scipy|scvi|spatialdata|torch|typing|zarr)\..*",
     ),
-    ("py:.*", r"stimage\.(models\._alignment_setup|data\._dense_expression|train\._processes)\..*"),
+    ("py:.*", r"stimage\.(models\._alignment_setup|data\.sampling\.device\._dense_expression|train\._processes)\..*"),
     ("py:.*", r"[^.]*"),
 ]
 
@@ -125,11 +125,19 @@ for module in modules_of(stimage):
             value.__init__.__annotations__ = get_type_hints(value.__init__)
 
 
+REGISTRIES = {
+    "IMAGE_ENCODERS": "stimage.modules._image_encoder_configs",
+    "LATTICES": "stimage.data.lattices._registry",
+    "MASKINGS": "stimage.data.sampling.masking._registry",
+    "UNITS": "stimage.data.sampling.units._kind",
+}
+
+
 def describe_registry(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Where a constant is imported from another module, Sphinx finds the docstring of its type instead of its own."""
-    if value is IMAGE_ENCODERS:
-        described = ModuleAnalyzer.for_module("stimage.modules._image_encoder_configs").find_attr_docs()
-        lines[:] = described["", "IMAGE_ENCODERS"]
+    for registry, module in REGISTRIES.items():
+        if what == "data" and name.endswith(f".{registry}"):
+            lines[:] = ModuleAnalyzer.for_module(module).find_attr_docs()["", registry]
 
 
 def setup(app: Sphinx) -> None:

@@ -17,7 +17,7 @@ from scipy import sparse
 
 import stimage as sti
 from stimage.data import site_positions
-from stimage.data._slide import COUNTS_PER_SPOT
+from stimage.data.slides._slide import COUNTS_PER_SPOT
 
 # The slides of a study share their gene pool.
 STUDIES = {

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from stimage import datasets
 from stimage.benchmark._leaks import EvaluatedSlide, find_leaks
-from stimage.data._spot_sketch import (
+from stimage.data.slides._spot_sketch import (
     CountSketch,
     count_classes,
     gene_hashes,

@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stimage as sti
-from stimage.pl._sites import lattice_cells, outline, slide_sites
+from stimage.data import LATTICES
+from stimage.pl._sites import outline, slide_sites
+
+
+def cells_of(layout, rows, cols, parity):
+    return LATTICES[layout].cells(LATTICES[layout].positions(rows, cols, parity))
 
 
 def inside(point, edges):
@@ -24,7 +29,7 @@ def inside(point, edges):
 )
 def test_outline_encloses_exactly_the_hidden_sites(layout, parity, hidden, turn):
     rows, cols = np.divmod(np.arange(30), 6)
-    cells = lattice_cells(rows, cols, layout=layout, parity=parity if layout == "hex" else 0)
+    cells = cells_of(layout, rows, cols, parity if layout == "hex" else 0)
     cells = cells @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * 137 + 1e4
     hidden = np.array(hidden)
     edges = outline(cells[hidden])
@@ -35,7 +40,7 @@ def test_outline_encloses_exactly_the_hidden_sites(layout, parity, hidden, turn)
 @pytest.mark.parametrize("layout, corners", [("hex", 6), ("square", 4)])
 def test_cells_tile_the_plane(layout, corners):
     rows, cols = np.divmod(np.arange(30), 6)
-    cells = lattice_cells(rows, cols, layout=layout, parity=0)
+    cells = cells_of(layout, rows, cols, 0)
     assert cells.shape == (30, corners, 2)
     x, y = cells[..., 0], cells[..., 1]
     area = 0.5 * np.abs((x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(axis=1))

@@ -252,7 +252,7 @@ def _is_closed_form(sources: list[AnnData], key: str) -> bool:
 
 
 def _test_slide(adata: AnnData, slide: Slide, layer: str | None, grid_key: str) -> EvaluatedSlide:
-    from stimage.data._slide import slide_coordinates
+    from stimage.data.slides._slide import slide_coordinates
     from stimage.models._setup import library_size_hash
 
     counts = adata.X if layer is None else adata.layers[layer]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from stimage.data._spot_sketch import (
+from stimage.data.slides._spot_sketch import (
     CountSketch,
     coordinate_hashes,
     count_classes,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse, stats
 
-from stimage.data._slide import COUNTS_PER_SPOT
+from stimage.data.slides._slide import COUNTS_PER_SPOT
 
 _GRID_POINTS = 120
 _ITERATIONS = 400

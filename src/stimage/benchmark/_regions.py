@@ -13,7 +13,7 @@ from stimage.benchmark._noise_floor import counting_noise_floor
 from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
 from stimage.benchmark._scores import reconstruction_scores
 from stimage.data import site_positions
-from stimage.data._slide import COUNTS_PER_SPOT
+from stimage.data.slides._slide import COUNTS_PER_SPOT
 
 if TYPE_CHECKING:
     from stimage.data import Slide

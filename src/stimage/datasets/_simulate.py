@@ -9,7 +9,17 @@ from stimage._keys import ARRAY_COL, ARRAY_ROW, SPATIAL
 
 from ._genes import N_PROGRAMMES, Genes
 from ._stain import Stain
-from ._tissue import DomainMap, LayeredField, Layout, Pattern, SmoothField, lattice, tissue_mask, to_unit_square
+from ._tissue import (
+    IRREGULAR,
+    DomainMap,
+    LayeredField,
+    Pattern,
+    SmoothField,
+    layouts,
+    places,
+    tissue_mask,
+    to_unit_square,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +54,7 @@ def simulate_tissue(
     *,
     n_rows: int = 60,
     n_cols: int = 40,
-    layout: Layout = "hex",
+    layout: str = "hex",
     n_domains: int = 6,
     n_genes: int = 1500,
     pattern: Pattern = "layers",
@@ -75,7 +85,8 @@ def simulate_tissue(
         Sites in each row.
     layout
         ``"hex"`` is a Visium lattice (a row holds every other array column), ``"square"`` a square lattice,
-        ``"irregular"`` single cells, without array coordinates.
+        ``"irregular"`` single cells, without array coordinates. Other regular layouts of :data:`stimage.data.LATTICES`
+        can be simulated as well.
     n_domains
         Number of spatial domains.
     n_genes
@@ -132,12 +143,12 @@ def simulate_tissue(
     3
     """
     _check(n_rows, n_cols, layout, n_domains, n_genes, pattern, n_slides, library_size, pitch)
-    if image and layout == "irregular":
+    if image and layout == IRREGULAR:
         raise ValueError("`image`=True is not available for `layout`='irregular': choose 'hex' or 'square'.")
     import anndata as ad
 
     rng = np.random.default_rng(seed)
-    domain_map = DomainMap(pattern, n_domains, to_unit_square(lattice(layout, n_rows, n_cols, rng)[0]), rng)
+    domain_map = DomainMap(pattern, n_domains, to_unit_square(places(layout, n_rows, n_cols, rng)[0]), rng)
     compartment = _compartments(n_domains, rng)
     n_types = len(compartment)
     genes = Genes(n_genes, compartment, rng)
@@ -155,7 +166,7 @@ def simulate_tissue(
 
     slides, libraries = [], {}
     for name in (f"slide_{index + 1}" for index in range(n_slides)):
-        positions, array = lattice(layout, n_rows, n_cols, rng)
+        positions, array = places(layout, n_rows, n_cols, rng)
         points = to_unit_square(positions)
         inside = tissue_mask(points, 3, rng)
         points = points[inside]
@@ -228,6 +239,6 @@ def _check(
     for name, value in {"library_size": library_size, "pitch": pitch}.items():
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value} must be a positive, finite number.")
-    for name, value, choices in (("layout", layout, get_args(Layout)), ("pattern", pattern, get_args(Pattern))):
+    for name, value, choices in (("layout", layout, layouts()), ("pattern", pattern, get_args(Pattern))):
         if value not in choices:
             raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}.")

@@ -4,25 +4,27 @@ from typing import Literal
 
 import numpy as np
 
-Layout = Literal["hex", "square", "irregular"]
+from stimage.data.lattices import LATTICES
+
+IRREGULAR = "irregular"
+"""Positions of cells, which are on no lattice."""
 Pattern = Literal["layers", "patches"]
 
 _N_WAVES = 64
 _HOLE_RADIUS = 0.045
 
 
-def lattice(layout: Layout, n_rows: int, n_cols: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions in units of the pitch, and (array_row, array_col) where the layout has them.
+def layouts() -> list[str]:
+    """What a section can look like: the regular lattices, and cells."""
+    return [*(name for name, lattice in LATTICES.items() if lattice.is_regular), IRREGULAR]
 
-    ``hex`` follows Visium: a row holds every other array column, ``(array_row + array_col)`` is even, and
-    neighbouring sites are one pitch apart in all six directions.
-    """
+
+def places(layout: str, n_rows: int, n_cols: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions in units of the pitch, and (array_row, array_col) where the layout has them."""
     row, col = (index.ravel() for index in np.indices((n_rows, n_cols)))
-    if layout == "hex":
-        array_col = 2 * col + row % 2
-        return np.column_stack([array_col / 2, row * np.sqrt(3) / 2]), np.column_stack([row, array_col])
-    if layout == "square":
-        return np.column_stack([col, row]).astype(float), np.column_stack([row, col])
+    if layout != IRREGULAR:
+        lattice = LATTICES[layout]
+        return lattice.positions(row, col), np.column_stack(lattice.to_array(row, col))
     # Cells exclude each other, so jittering a lattice is closer to tissue than independent uniform points.
     return np.column_stack([col, row]) + rng.uniform(-0.45, 0.45, (len(row), 2)), None
 

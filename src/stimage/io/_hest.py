@@ -17,7 +17,7 @@ from stimage._libraries import image_libraries
 from stimage.io._anndata import assemble, no_coordinates
 from stimage.io._choice import Options, coordinates, has_array, raw_counts, say_what_was_taken
 from stimage.io._note import add_note, library
-from stimage.pp._array_fit import array_is_true
+from stimage.pp.grid._array_fit import array_is_true
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -121,7 +121,7 @@ def _library(adata: AnnData, image: Path | None, metadata: Mapping[str, Any], lo
 
 def _check_inside(xy: NDArray[np.float64], image: Path) -> None:
     """Raise unless the coordinates lie in the image; say so if they would with x and y exchanged."""
-    from stimage.data._image_sources import open_image
+    from stimage.data.images._open import open_image
 
     size = np.array(open_image(image).sizes[0])
     margin = _MARGIN * size.max()

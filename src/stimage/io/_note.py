@@ -103,7 +103,7 @@ def drop_outside_tissue(in_tissue: pd.Series, where: str) -> NDArray[np.bool_]:
 def open_rendering(path: Path) -> tuple[NDArray[np.uint8], float] | None:
     """An image of at most 2,000 pixels and its pixels for each of the file's; ``None`` where it cannot be read as RGB."""
     from stimage._pixels import to_rgb
-    from stimage.data._image_sources import open_image
+    from stimage.data.images._open import open_image
 
     source = open_image(path)
     width, height = source.sizes[0]

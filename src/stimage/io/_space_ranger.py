@@ -235,7 +235,7 @@ def _known(number: Any, outlines: dict[int, Any]) -> bool:
 
 def _library(output: _Output, load: bool) -> dict[str, Any]:
     """Scale factors and pictures, whichever there are."""
-    from stimage.data._image_sources import open_image
+    from stimage.data.images._open import open_image
 
     factors = output.file("scalefactors_json.json")
     entry = library(scalefactors=json.loads(factors.read_text()) if factors is not None else {})

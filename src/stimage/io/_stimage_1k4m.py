@@ -15,7 +15,7 @@ from stimage import _keys
 from stimage._validate import listing
 from stimage.io._choice import Options
 from stimage.io._note import add_note, library
-from stimage.pp._array_fit import array_is_true
+from stimage.pp.grid._array_fit import array_is_true
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -11,9 +11,9 @@ from typing import Any, Literal, Self, TypeVar, get_args
 from stimage import _validate
 from stimage._paths import path_of
 from stimage.data import SampleUnit, Slide, WindowSpec
-from stimage.data._gene_selection import GeneSelection
-from stimage.data._masking import Masking
-from stimage.data._units import NeighborWeights, Unit
+from stimage.data.sampling._gene_selection import GeneSelection
+from stimage.data.sampling.masking._registry import Masking
+from stimage.data.sampling.units._kind import NeighborWeights, Unit
 from stimage.models._presets import PRESETS, Preset
 
 Config = TypeVar("Config")
@@ -60,11 +60,10 @@ def training_sample(
         If an option is none, or they do not go together.
     """
     _validate.check_choice("preset", preset, PRESETS)
-    _validate.check_choice("unit", unit, get_args(Unit))
     sample_unit = SampleUnit(unit, n_neighbors, neighbor_weights, n_macro_domains)
     chosen = PRESETS[preset]
     if masking is None:
-        masking = chosen.masking if unit == "patch" else "site_gene"
+        masking = chosen.masking if sample_unit.kind.has_windows else "site_gene"
     mask_ratio = chosen.mask_ratio if mask_ratio is None else mask_ratio
     spec = WindowSpec(window, n_genes, gene_selection, masking, mask_ratio)
     check_sample(spec, sample_unit)
@@ -73,12 +72,12 @@ def training_sample(
 
 def check_sample(spec: WindowSpec, unit: SampleUnit) -> None:
     """Raise ``ValueError`` unless a sample unit goes with how windows are cut."""
-    if unit.name != "patch" and spec.masking != "site_gene":
+    if not unit.kind.has_windows and spec.masking != "site_gene":
         raise ValueError(
             f"`masking`={spec.masking!r} hides sites of a window, `unit`={unit.name!r} hides single values of a spot: leave "
             "`masking` out, or pass `unit='patch'`."
         )
-    if unit.name == "neighborhood" and 1 + unit.n_neighbors > spec.window**2:
+    if unit.kind.tokens_per_spot(unit) > spec.window**2:
         raise ValueError(
             f"A spot and its `n_neighbors`={unit.n_neighbors} neighbours are more than the {spec.window**2} tokens of a "
             f"sample (`window`={spec.window}): pass fewer neighbours or a larger window."
@@ -197,7 +196,7 @@ class TrainingOptions:
             _validate.check_keys("train", options, training_keys())
         chosen = {name: options.pop(name) for name in own if name in options}
         made = cls(max_epochs, **chosen, trainer_kwargs=options)
-        if made.sampling == "device" and unit.name != "patch":
+        if made.sampling == "device" and not unit.kind.has_windows:
             raise ValueError(
                 f"`sampling='device'` cuts windows, which `unit`={unit.name!r} has none of: leave `sampling` out."
             )

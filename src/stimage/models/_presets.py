@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stimage.data._masking import Masking
+from stimage.data.sampling.masking import Masking
 from stimage.modules import AutoencoderConfig
 from stimage.train import OptimizerConfig
 

@@ -12,8 +12,9 @@ from stimage import _keys, _validate
 from stimage._features import absent_genes
 from stimage._validate import notes_of
 from stimage.data import Corpus, Slide, Vocabulary
-from stimage.data._corpus import read_corpus, slide_observations
-from stimage.data._corpus_index import vocabulary_hash
+from stimage.data.corpus._corpus import read_corpus
+from stimage.data.corpus._index import vocabulary_hash
+from stimage.data.slides._observations import slide_observations
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from stimage import _keys, _validate
-from stimage.data._alignment_data import Negatives
+from stimage.data.sampling._alignment_data import Negatives
 from stimage.models._base import SlideModel
 from stimage.models._options import changed_optimizer
 from stimage.models._setup import manifest_of

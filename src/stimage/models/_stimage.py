@@ -13,9 +13,9 @@ import torch
 from stimage import _validate
 from stimage._paths import path_of
 from stimage.data import Corpus, Slide, principal_genes
-from stimage.data._gene_selection import GeneSelection
-from stimage.data._masking import Masking
-from stimage.data._units import NeighborWeights, Unit
+from stimage.data.sampling._gene_selection import GeneSelection
+from stimage.data.sampling.masking._registry import Masking
+from stimage.data.sampling.units._kind import NeighborWeights, Unit
 from stimage.models._adapting import turn_genes_to
 from stimage.models._base import SlideModel
 from stimage.models._options import (
@@ -168,7 +168,7 @@ class STImage(SlideModel):
         self.module.eval()
 
     def __repr__(self) -> str:
-        sample = f"window {self.spec.window}" if self.unit.name == "patch" else f"unit {self.unit.name}"
+        sample = f"window {self.spec.window}" if self.unit.kind.has_windows else f"unit {self.unit.name}"
         state = "trained" if self.is_trained else "not trained"
         slides = _validate.listing(self.manifest["slides"]["name"], 3)
         return f"STImage ({state}): {len(self.genes)} genes, {sample}, slides {slides}"
@@ -217,7 +217,7 @@ class STImage(SlideModel):
         self.n_tokens_seen += n_tokens
         self.is_trained = True
         self.readout = None
-        if self.unit.name == "patch" and self.spec.masking != "site_gene":
+        if self.unit.kind.has_windows and self.spec.masking != "site_gene":
             # Once, and not in every process: they may differ in the last digits.
             self.readout = from_first_process(self._fitted_readout)
 
@@ -542,9 +542,10 @@ class STImage(SlideModel):
 
     def _card_facts(self) -> dict[str, str]:
         spec, unit = self.spec, self.unit.name
-        sample = f"{spec.window} x {spec.window} sites" if unit == "patch" else f"{unit}, {spec.window**2} in a sample"
+        windows = self.unit.kind.has_windows
+        sample = f"{spec.window} x {spec.window} sites" if windows else f"{unit}, {spec.window**2} in a sample"
         return {
-            "window" if unit == "patch" else "unit": f"{sample}, {spec.n_genes} genes, {spec.mask_ratio:.0%} hidden",
+            "window" if windows else "unit": f"{sample}, {spec.n_genes} genes, {spec.mask_ratio:.0%} hidden",
             **training_facts(self.module, self.history, self.seed, trained=self.is_trained),
         }
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from stimage.data import Corpus, DeviceWindowDataModule, SampleUnit, WindowDataModule, WindowSpec, site_limits
-from stimage.data._window_checks import window_concerns
+from stimage.data.sampling._window_checks import window_concerns
 from stimage.models._options import TrainingOptions
 from stimage.modules import MaskedAutoencoder, SpotAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig, TrainingCheckpoints, is_first_process
@@ -73,7 +73,7 @@ def train_module(
         seed=seed,
         unit=unit,
     )
-    if unit.name == "patch" and is_first_process():
+    if unit.kind.has_windows and is_first_process():
         concerns = window_concerns(data.training_slides, spec)
         if concerns:
             warnings.warn(" ".join(concerns), UserWarning, stacklevel=3)

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from stimage import _validate
+from stimage.data.lattices import lattice_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,7 +41,7 @@ class SlideSites:
 
 def slide_sites(adata: AnnData, grid_key: str, *, slide_key: str | None = None) -> list[SlideSites]:
     """Sites of every slide of an AnnData with a compact grid, placed as in the tissue image where that is known."""
-    from stimage.data._corpus import slide_observations
+    from stimage.data.slides._observations import slide_observations
 
     grid, sites = _validate.check_grid(adata, grid_key), _validate.grid_sites(adata, grid_key)
     spatial_key = str(adata.uns[grid_key]["params"]["spatial_key"])
@@ -49,29 +50,12 @@ def slide_sites(adata: AnnData, grid_key: str, *, slide_key: str | None = None) 
         index, site = np.unique(sites[observations], axis=0, return_inverse=True)
         site = site.ravel()
         facts = grid.loc[name]
-        cells = lattice_cells(index[:, 0], index[:, 1], layout=str(facts["layout"]), parity=int(facts["parity"]))
+        lattice = lattice_of(str(facts["layout"]))
+        cells = lattice.cells(lattice.positions(*index.T, int(facts["parity"])))
         if spatial_key in adata.obsm:
             cells = _in_tissue(cells, site, _validate.check_spatial(adata, spatial_key)[observations])
         slides.append(SlideSites(name, observations, site, index, cells))
     return slides
-
-
-def lattice_cells(rows: np.ndarray, cols: np.ndarray, *, layout: str, parity: int) -> np.ndarray:
-    """Cell of each site, in units of the site distance (sites x corners x 2): hexagons that tile the plane, or squares."""
-    from stimage.data import site_positions  # brings in torch
-
-    centres = site_positions(rows, cols, layout=layout, parity=parity)
-    return cells_around(centres, is_hex=layout == "hex")
-
-
-def cells_around(centres: np.ndarray, *, is_hex: bool) -> np.ndarray:
-    """Hexagons or squares (sites x corners x 2) around sites one unit apart (sites x 2)."""
-    if is_hex:
-        angle = np.pi / 6 + np.arange(6) * np.pi / 3
-        corners = np.column_stack([np.cos(angle), np.sin(angle)]) / np.sqrt(3)
-    else:
-        corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-    return np.asarray(centres, dtype=float)[:, None] + corners
 
 
 def outline(cells: np.ndarray) -> np.ndarray:
@@ -91,7 +75,7 @@ def observation_diameter(
     grid = adata.uns[grid_key] if _validate.has_grid(adata, grid_key) else None
     if grid is not None and grid["params"]["spatial_key"] == spatial_key and name in grid["slides"].index:
         facts = grid["slides"].loc[name]
-        if facts["layout"] in ("hex", "square") and np.isfinite(facts["pitch"]):
+        if lattice_of(str(facts["layout"])).is_regular and np.isfinite(facts["pitch"]):
             return 0.95 * float(facts["pitch"])
     distinct = np.unique(coordinates, axis=0)
     if len(distinct) < 2:

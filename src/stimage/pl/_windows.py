@@ -9,13 +9,13 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 from stimage import _validate
 from stimage.pl._figure import LIGHT_GREY, figure, tissue_axes
-from stimage.pl._sites import cells_around, outline
+from stimage.pl._sites import outline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stimage.data import Corpus, Window, WindowSpec
+    from stimage.data import Corpus, Lattice, Window, WindowSpec
     from stimage.models import STImage
 
 _PANEL = 1.5  # inches
@@ -97,7 +97,7 @@ def windows(
         axes = fig.subplots(2, n_windows, squeeze=False)
         for column in range(n_windows):
             window = dataset[column]
-            _draw_window(axes[:, column], window, axes_of_genes, deviation)
+            _draw_window(axes[:, column], window, dataset.place(column)[0].lattice, axes_of_genes, deviation)
             share = window.hidden.sum() / max(np.broadcast_to(_seen(window), window.hidden.shape).sum(), 1)
             axes[0, column].set_title(f"{int(window.gene_valid.sum())} genes")
             axes[1, column].set_title(f"{100 * share:.0f} % hidden")
@@ -106,11 +106,10 @@ def windows(
     return fig
 
 
-def _draw_window(panels: np.ndarray, window: Window, axes_of_genes: np.ndarray, deviation: np.ndarray) -> None:
-    size = round(np.sqrt(len(window.positions)))
-    # The lattice shows in the positions: on a hexagonal one, rows are shifted against each other.
-    shift = abs(window.positions[size, 0] - window.positions[0, 0])
-    cells = cells_around(window.positions, is_hex=shift > 0.25)
+def _draw_window(
+    panels: np.ndarray, window: Window, lattice: Lattice, axes_of_genes: np.ndarray, deviation: np.ndarray
+) -> None:
+    cells = lattice.cells(window.positions)
     corners = cells.reshape(-1, 2)
     by_site = window.hidden.ndim == 1
     visible = window.expression if by_site else np.where(window.hidden, 0, window.expression)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -15,17 +14,18 @@ from stimage._validate import (
     check_anndata,
     check_choice,
     check_counts,
+    check_positive,
     check_size,
     check_unique_names,
     listing,
     slide_codes,
 )
+from stimage.data.slides._ensembl import ensembl_id
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
 _SPAN = 0.3
 """Share of genes in each local fit of the mean-variance trend, as in Seurat v3."""
 _MIN_NEAR = 30
@@ -157,8 +157,8 @@ def select_genes(
 def check_pool_options(*, n_genes: object, join: object, min_slides: object) -> None:
     """Raise for options of :func:`select_genes` that it would refuse."""
     check_choice("join", join, ("inner", "outer"))
-    _check_positive("n_genes", n_genes)
-    _check_positive("min_slides", min_slides)
+    check_positive("n_genes", n_genes)
+    check_positive("min_slides", min_slides)
 
 
 def gene_statistics(adata: AnnData, *, layer: str | None, slide_key: str | None) -> list[GeneStatistics]:
@@ -273,13 +273,6 @@ def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: s
     return panels
 
 
-def _check_positive(parameter: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{parameter}` must be an integer, found {type(value).__name__}.")
-    if value < 1:
-        raise ValueError(f"`{parameter}` must be at least 1, found {value}.")
-
-
 def _check_common(panels: Sequence[_Panel] | Sequence[GeneStatistics], candidates: pd.Index) -> None:
     """Raise when there is no candidate, or a slide shares no gene with any other."""
     for panel in panels:
@@ -305,7 +298,7 @@ def _check_common(panels: Sequence[_Panel] | Sequence[GeneStatistics], candidate
 
 
 def _is_ensembl(genes: pd.Index) -> bool:
-    return bool(genes.str.match(_ENSEMBL).mean() > 0.5)
+    return np.mean([ensembl_id(gene) is not None for gene in genes]) > 0.5
 
 
 def _standardized_variance(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -10,6 +10,8 @@ from scipy.spatial import cKDTree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from stimage.data.lattices import Lattice
+
 _BLOCK = 1 << 20  # candidates looked at together
 _SPARE = 16
 """Candidates asked for beyond the number needed, so that those at equal distance are mostly among them."""
@@ -17,7 +19,13 @@ _SPARE = 16
 _FIRST_DIRECTION = np.radians(-10.0)
 """Where directions start to count: no lattice along the axes has neighbours there, so rounding cannot turn first to last."""
 
-_ROW_SPACING = np.sqrt(3) / 2
+
+def typical_distance(positions: NDArray[np.float64]) -> float:
+    """Median distance from a position to the nearest other one; 0 where there is none."""
+    distinct = np.unique(positions, axis=0)
+    if len(distinct) < 2:
+        return 0.0
+    return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
 
 
 def nearest_positions(
@@ -79,45 +87,22 @@ def _choose(
     return np.sort(candidates[chosen].reshape(len(candidates), n_neighbors), axis=1)
 
 
-def lattice_positions(
-    rows: NDArray[np.int64], cols: NDArray[np.int64], *, layout: str, parity: int
-) -> NDArray[np.float64]:
-    """Positions (n, 2) of the sites of a hexagonal or square raster, in units of the distance of neighbouring sites."""
-    if layout == "square":
-        return np.column_stack([cols, rows]).astype(np.float64)
-    return np.column_stack([cols + 0.5 * ((rows + parity) % 2), rows * _ROW_SPACING])
-
-
 def ring_pairs(
-    rows: NDArray[np.int64], cols: NDArray[np.int64], n_rings: int, *, layout: str, parity: int
+    lattice: Lattice, rows: NDArray[np.int64], cols: NDArray[np.int64], parity: int, *, n_rings: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs (from, to) of distinct positions at most ``n_rings`` steps between neighbouring sites apart."""
-    # On a hexagonal raster columns are counted in half sites, so that one step is (0, +-2) or (+-1, +-1).
-    across = 2 * cols + (rows + parity) % 2 if layout == "hex" else cols
-    reach = 2 * n_rings if layout == "hex" else n_rings
+    across = lattice.across(rows, cols, parity)
+    rings = lattice.rings(n_rings)
+    reach = max(abs(right) for _, right in rings)
     width = int(across.max()) + 2 * reach + 1  # a step off one side does not come in at the other
     site = rows * width + across
     order = np.argsort(site)
     ordered = site[order]
     sources, targets = [], []
-    for down, right in _ring_steps(n_rings, layout):
+    for down, right in rings:
         wanted = site + down * width + right
         found = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         hit = np.flatnonzero(ordered[found] == wanted)
         sources.append(hit)
         targets.append(order[found[hit]])
     return np.concatenate(sources), np.concatenate(targets)
-
-
-def _ring_steps(n_rings: int, layout: str) -> list[tuple[int, int]]:
-    """Steps (rows, columns) to the sites within some rings: 3 r (r + 1) on a hexagonal, 2 r (r + 1) on a square lattice."""
-    steps = []
-    for down in range(-n_rings, n_rings + 1):
-        if layout == "hex":
-            reach = 2 * n_rings - abs(down)
-            across = range(-reach, reach + 1, 2)
-        else:
-            reach = n_rings - abs(down)
-            across = range(-reach, reach + 1)
-        steps += [(down, right) for right in across if (down, right) != (0, 0)]
-    return steps

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.spatial import cKDTree
 
 from stimage import _keys
 from stimage._features import genes_with_warning, keep_genes
-from stimage._libraries import image_libraries, library_name
+from stimage._libraries import library_name
 from stimage._validate import (
     check_anndata,
     check_counts,
@@ -25,15 +24,17 @@ from stimage._validate import (
     positive_number,
     slide_codes,
 )
-from stimage.pp._nearest import lattice_positions, nearest_positions, ring_pairs
+from stimage.data.lattices import lattice_of
+from stimage.data.slides._expression import log_expression
+from stimage.data.slides._observations import slide_observations
+from stimage.pp._nearest import nearest_positions, ring_pairs, typical_distance
+from stimage.pp.grid._scale import scale_factors
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
 _N_NEIGHBORS = 3
-_COUNTS_PER_SPOT = 1e4
-_LATTICES = ("hex", "square")
 _TIE = 0.05
 """Share of the pitch within which distances of coordinates are equal. Visium pixels put neighbours up to .02 off."""
 _TIE_ON_LATTICE = 1e-6
@@ -134,19 +135,20 @@ def build_niches(
     check_size(adata, n_obs=1, n_vars=1)
     check_unique_names(adata)
     coordinates = check_spatial(adata, spatial_key)
-    grid, names, codes = _slides(adata, grid_key, slide_key)
+    grid, slides = _slides(adata, grid_key, slide_key)
     counts = check_counts(adata, layer)
     _check_not_taken(adata, key_added)
     counts = keep_genes(counts, genes_with_warning(adata, counts))
     name_order = np.argsort(np.argsort(adata.obs_names.to_numpy().astype(str)))
 
     sources, targets, radius, table = [], [], np.empty(adata.n_obs), []
-    for code, name in enumerate(names):
-        members = np.flatnonzero(codes == code)
+    for name, members in slides:
         xy = coordinates[members]
-        pitch = _pitch(xy)
-        radius[members] = _spot_radius(adata, name, members, len(names) == 1, pitch)
-        lattice = _lattice(adata, members, grid, name, grid_key)
+        pitch = typical_distance(xy)
+        radius[members] = _spot_radius(adata, name, members, len(slides) == 1, pitch)
+        lattice = None if grid is None else lattice_of(str(grid.loc[name, "layout"]))
+        lattice = lattice if lattice is not None and lattice.is_regular else None
+        sites = None if lattice is None else _sites(adata, members, grid, name, grid_key)
         if rings is not None:
             if lattice is None:
                 found = "no grid" if grid is None else f"layout {str(grid.loc[name, 'layout'])!r}"
@@ -154,10 +156,10 @@ def build_niches(
                     f"`rings`={rings} needs a hexagonal or square lattice, slide {name!r} has {found}: run "
                     "`stimage.pp.compact_grid(adata)` first, or use `n_neighbors`."
                 )
-            source, target = ring_pairs(**lattice, n_rings=rings)
+            source, target = ring_pairs(lattice, *sites, n_rings=rings)
         else:
             positions, tolerance = (
-                (xy, _TIE * pitch) if lattice is None else (lattice_positions(**lattice), _TIE_ON_LATTICE)
+                (xy, _TIE * pitch) if lattice is None else (lattice.positions(*sites), _TIE_ON_LATTICE)
             )
             source, target = _pairs(positions, n_neighbors, tolerance, name_order[members])
         sources += [members, members[source]]
@@ -185,7 +187,7 @@ def build_niches(
             "grid_key": grid_key if grid is not None else "",
             "layer": layer or "",
         },
-        "slides": pd.DataFrame(table, index=pd.Index(names, dtype=object)),
+        "slides": pd.DataFrame(table, index=pd.Index([name for name, _ in slides], dtype=object)),
     }
     return adata if copy else None
 
@@ -205,32 +207,19 @@ def _size_of_niche(n_neighbors: int | None, rings: int | None) -> tuple[int | No
 
 def _slides(
     adata: AnnData, grid_key: str, slide_key: str | None
-) -> tuple[pd.DataFrame | None, list[str], NDArray[np.intp]]:
-    """Table of the grid's slides if there is a grid, names of the slides and the slide of each observation."""
+) -> tuple[pd.DataFrame | None, list[tuple[str, NDArray[np.intp]]]]:
+    """Table of the grid's slides if there is a grid, and name and observations of each slide."""
     check_text("grid_key", grid_key)
     if grid_key == _keys.GRID and grid_key not in adata.uns:
-        return None, *slide_codes(adata, slide_key)
-    grid = check_grid(adata, grid_key)
-    if slide_key is None:
-        slide_key = str(adata.uns[grid_key]["params"]["slide_key"]) or None
-    names, codes = slide_codes(adata, slide_key)
-    if slide_key is None:
-        names = [str(grid.index[0])]
-    unknown = [name for name in names if name not in grid.index]
-    if unknown:
-        raise ValueError(
-            f"adata.uns[{grid_key!r}] knows no slide {listing(unknown, 3)} of adata.obs[{slide_key!r}] (`slide_key`): run "
-            f"`stimage.pp.compact_grid(adata, slide_key={slide_key!r})` again."
-        )
-    return grid, names, codes
+        names, codes = slide_codes(adata, slide_key)
+        return None, [(name, np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+    return check_grid(adata, grid_key), slide_observations(adata, slide_key=slide_key, grid_key=grid_key)
 
 
-def _lattice(
-    adata: AnnData, members: NDArray[np.intp], grid: pd.DataFrame | None, name: str, grid_key: str
-) -> dict[str, Any] | None:
-    """Rows and columns of a slide's spots with what is known of their lattice; None if it has none."""
-    if grid is None or str(grid.loc[name, "layout"]) not in _LATTICES:
-        return None
+def _sites(
+    adata: AnnData, members: NDArray[np.intp], grid: pd.DataFrame, name: str, grid_key: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Rows and columns of a slide's spots, and the parity of the slide."""
     columns = [_keys.grid_row(grid_key), _keys.grid_col(grid_key)]
     sites = adata.obs[columns].iloc[members].to_numpy(dtype=np.float64, na_value=np.nan)
     if not (np.isfinite(sites).all() and (sites == np.rint(sites)).all()):
@@ -245,8 +234,7 @@ def _lattice(
             "site with another: run `stimage.pp.compact_grid` again, with `slide_key=` if there are several slides."
         )
     rows, cols = sites.T.astype(np.int64)
-    facts = grid.loc[name]
-    return {"rows": rows, "cols": cols, "layout": str(facts["layout"]), "parity": int(facts["parity"])}
+    return rows, cols, int(grid.loc[name, "parity"])
 
 
 def _pairs(
@@ -261,18 +249,9 @@ def _pairs(
     return np.repeat(np.arange(n), n_neighbors), nearest.ravel()
 
 
-def _pitch(xy: NDArray[np.float64]) -> float:
-    """Median distance to the nearest other position; 0 where there is none."""
-    distinct = np.unique(xy, axis=0)
-    if len(distinct) < 2:
-        return 0.0
-    return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
-
-
 def _spot_radius(adata: AnnData, name: str, members: NDArray[np.intp], is_only_slide: bool, pitch: float) -> float:
     library = library_name(adata, name, members, only_slide=is_only_slide)
-    scales = image_libraries(adata).get(library, {}).get("scalefactors", {})
-    diameter = scales.get("spot_diameter_fullres") if isinstance(scales, Mapping) else None
+    diameter = scale_factors(adata, library).get("spot_diameter_fullres")
     if diameter is not None:
         where = f"adata.uns['spatial'][{library!r}]['scalefactors']['spot_diameter_fullres']"
         return positive_number(where, diameter) / 2
@@ -285,12 +264,10 @@ def _spot_radius(adata: AnnData, name: str, members: NDArray[np.intp], is_only_s
 
 
 def _mean_expression(connectivities: sparse.csr_matrix, counts: Any) -> sparse.csr_matrix:
-    expression = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
-    library_size = np.asarray(expression.sum(axis=1, dtype=np.float64)).ravel()
+    counts = sparse.csr_matrix(counts, dtype=np.float32)
+    library_size = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     seen = library_size > 0
-    scale = np.divide(_COUNTS_PER_SPOT, library_size, out=np.zeros_like(library_size), where=seen)
-    expression.data *= np.repeat(scale, np.diff(expression.indptr)).astype(np.float32)
-    np.log1p(expression.data, out=expression.data)
+    expression = log_expression(counts, library_size)
     expression.eliminate_zeros()
     n_seen = connectivities @ seen.astype(np.float32)
     weights = sparse.diags(np.divide(1.0, n_seen, out=np.zeros_like(n_seen), where=n_seen > 0))

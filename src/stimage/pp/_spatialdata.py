@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from stimage import _keys
 from stimage._pixels import to_rgb
 from stimage._spatialdata import affine_matrix, check_spatialdata, load_spatialdata, read_image_element
 from stimage._validate import check_text, listing
+from stimage.pp._nearest import typical_distance
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -158,10 +158,10 @@ def _diameter(sdata: SpatialData, region: str, centroids: NDArray[np.float64], c
         area = np.pi * shapes["radius"] ** 2 if "radius" in shapes else shapes.geometry.area
         enlarged = abs(np.linalg.det(affine_matrix(sdata, region, coordinate_system)[:2, :2]))
         return float(2 * np.sqrt(np.median(area) * enlarged / np.pi))
-    distinct = np.unique(centroids, axis=0)
-    if len(distinct) < 2:
+    apart = typical_distance(centroids)
+    if not apart:
         raise ValueError(f"The region {region!r} has labels at one position only: take no image (`image=None`).")
-    return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
+    return apart
 
 
 def _library(sdata: SpatialData, image: str, coordinate_system: str, diameter: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stimage.data import PairedSlide, principal_genes
-from stimage.data._alignment_data import in_order
+from stimage.data.sampling._alignment_data import in_order
 from stimage.models.alignment._expression_head import ExpressionHead
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.modules import AlignerConfig, AlignmentBatch, ImageEncoder, SpotNicheAligner

@@ -15,8 +15,8 @@ from stimage._features import counted_genes, keep_genes
 from stimage._libraries import image_libraries, library_name
 from stimage._paths import path_of
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
-from stimage.data._corpus import slide_observations
-from stimage.data._slide import slide_raster
+from stimage.data.slides._observations import slide_observations
+from stimage.data.slides._slide import slide_raster
 from stimage.models._setup import corpus_of, setup_of
 from stimage.models._stimage import STImage
 from stimage.models.alignment._image_features import PatchSpec, default_cache, patch_features

@@ -9,7 +9,7 @@ import torch
 
 from stimage import _validate
 from stimage.data import AlignmentDataModule, PairedSlide
-from stimage.data._alignment_data import NEGATIVES, Negatives
+from stimage.data.sampling._alignment_data import NEGATIVES, Negatives
 from stimage.models._options import trainer_keys
 from stimage.modules import SpotNicheAligner
 from stimage.train import AlignmentOptimizerConfig, AlignmentPlan

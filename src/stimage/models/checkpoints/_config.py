@@ -16,8 +16,8 @@ import pandas as pd
 
 from stimage import _validate
 from stimage.data import Vocabulary
-from stimage.data._corpus_index import vocabulary_hash
-from stimage.data._spot_sketch import read_sketch
+from stimage.data.corpus._index import vocabulary_hash
+from stimage.data.slides._spot_sketch import read_sketch
 
 _CHECKSUM = "config_sha256"
 LARGEST_CONFIG = 1 << 28

@@ -62,7 +62,7 @@ class EmbeddingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        windows = self.unit.name == "patch"
+        windows = self.unit.kind.has_windows
         if self.mode is None:
             object.__setattr__(self, "mode", "context" if windows else "visible")
         _validate.check_choice("mode", self.mode, EMBEDDING_MODES)
@@ -115,7 +115,7 @@ def slide_embedder(
         shown = np.flatnonzero(slide.site_index[:, 0] >= 0)
         yield shown, vectors[shown]
 
-    return windows if options.unit.name == "patch" else spots
+    return windows if options.unit.kind.has_windows else spots
 
 
 def embedding_in_memory(corpus: Corpus, n_dimensions: int, embed: EmbedSlide) -> np.ndarray:

@@ -68,9 +68,9 @@ def fill_holes(adata: AnnData, vocabulary: Vocabulary, coordinates: np.ndarray, 
     """
     slides = corpus_of(adata, vocabulary).slides
     for slide in slides:
-        if slide.layout == "rank":
+        if not slide.lattice.is_complete:
             raise ValueError(
-                f"The grid of slide {slide.name!r} has layout 'rank', which leaves sites between spots empty that were "
+                f"The grid of slide {slide.name!r} has layout {slide.layout!r}, which leaves sites between spots empty that were "
                 "never measured: run `stimage.pp.compact_grid` with another `layout` first."
             )
     found = []

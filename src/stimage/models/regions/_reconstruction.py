@@ -18,7 +18,7 @@ LARGEST_REGION_WINDOW = 40
 
 def check_filling(spec: WindowSpec, unit: SampleUnit, *, context: object, interval: object, seed: object) -> None:
     """Raise ``ValueError`` unless a model that was trained on such samples can fill in hidden sites in this way."""
-    if unit.name == "patch":
+    if unit.kind.has_windows:
         check_hides_sites(spec, "Reconstruction", "train with another `masking`")
     if unit.name == "slice":
         raise ValueError(
@@ -63,7 +63,7 @@ def region_predictor(
 
     def predict(slide: Slide, hidden: np.ndarray) -> np.ndarray:
         visible = scaled.hide(slide.library_size == 0)
-        if unit.name == "patch":
+        if unit.kind.has_windows:
             tile_size = max(spec.window + 2 * context, LARGEST_REGION_WINDOW)
             centred = reconstruct_slide(
                 module, visible, hidden, context=context, tile_size=tile_size, batch_size=batch_size

@@ -12,7 +12,7 @@ from stimage import _validate
 from stimage._counts import stored_matrix
 from stimage._features import counted_genes, keep_genes
 from stimage.data import Slide, Vocabulary, window_origins
-from stimage.data._slide import COUNTS_PER_SPOT
+from stimage.data.slides._expression import COUNTS_PER_SPOT
 from stimage.models._setup import corpus_of, setup_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Corpora: slides in memory or in a folder, their index, their parts."""

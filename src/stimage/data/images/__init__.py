@@ -1,0 +1,1 @@
+"""Histology images: files, pyramids and patches."""

@@ -1,0 +1,1 @@
+"""Training samples: windows, genes, masks, sample units and the data modules."""

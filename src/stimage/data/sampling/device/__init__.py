@@ -1,0 +1,1 @@
+"""Windows cut on the device where a model is trained."""

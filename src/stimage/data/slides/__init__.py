@@ -1,0 +1,1 @@
+"""Slides: expression, raster and vocabulary, and what is computed of one slide."""

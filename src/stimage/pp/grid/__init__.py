@@ -1,0 +1,1 @@
+"""The compact grid: a site in a raster for every observation."""
