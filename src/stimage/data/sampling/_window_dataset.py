@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stimage.data.sampling._windows import Window, WindowSpec, hide_parts, read_window, window_origins
+from stimage.data.sampling._windows import Window, WindowSpec, hide_parts, read_window, slide_shares, window_origins
 from stimage.data.slides._slide import Slide
 
 Batch = dict[str, torch.Tensor]
@@ -17,7 +17,7 @@ Batch = dict[str, torch.Tensor]
 class WindowDataset(Dataset):
     """Random windows of a set of slides: item ``i`` is the same window in every process, for a seed.
 
-    A slide is drawn in proportion to its sites, then one of the places of a window on it, uniformly.
+    A slide is drawn in proportion to the root of its sites, then one of the places of a window on it, uniformly.
 
     Parameters
     ----------
@@ -44,12 +44,7 @@ class WindowDataset(Dataset):
         self.spec = spec
         self.seed = seed
         self.origins = [window_origins(slide, spec.window, spec.min_occupancy) for slide in slides]
-        weights = np.array([slide.active.sum() if len(o) else 0 for slide, o in zip(slides, self.origins, strict=True)])
-        if weights.sum() == 0:
-            raise ValueError(
-                f"No slide has a window of {spec.window} x {spec.window} sites with data in at least two of them."
-            )
-        self.weights = weights / weights.sum()
+        self.weights = slide_shares(slides, self.origins, spec)
 
     def __getitem__(self, index: int) -> Window:
         return self.__getitems__([index])[0]

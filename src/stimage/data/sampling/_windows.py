@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -165,6 +166,38 @@ def window_positions(slide: Slide, top: int, left: int, height: int, width: int)
     positions = site_positions(rows.ravel(), cols.ravel(), layout=slide.layout, parity=slide.parity)
     # Only differences matter; a centred origin keeps the numbers small.
     return positions - positions.mean(axis=0)
+
+
+def slide_shares(slides: Sequence[Slide], origins: Sequence[np.ndarray], spec: WindowSpec) -> np.ndarray:
+    """Share of the windows that are cut from each slide: in proportion to the root of its sites with counts.
+
+    In proportion to the sites themselves, a few slides of single cells would be most of what a corpus is trained on.
+
+    Parameters
+    ----------
+    slides
+        The slides.
+    origins
+        Places of windows on each, see :func:`window_origins`.
+    spec
+        How windows are cut.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shares (slides), 0 for a slide without a window.
+
+    Raises
+    ------
+    ValueError
+        If no slide has a window.
+    """
+    weights = np.sqrt([slide.active.sum() if len(own) else 0 for slide, own in zip(slides, origins, strict=True)])
+    if not weights.any():
+        raise ValueError(
+            f"No slide has a window of {spec.window} x {spec.window} sites with data in at least two of them."
+        )
+    return weights / weights.sum()
 
 
 def window_origins(slide: Slide, window: int, min_occupancy: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stimage.data.sampling._gene_selection import SMOOTHING
-from stimage.data.sampling._windows import WindowSpec, window_origins
+from stimage.data.sampling._windows import WindowSpec, slide_shares, window_origins
 from stimage.data.sampling.device._counter_random import CounterRandom
 from stimage.data.sampling.device._dense_expression import DenseExpression
 from stimage.data.sampling.masking import MASKINGS
@@ -77,15 +77,11 @@ class DeviceWindows:
         self.seed = seed
         self.device = torch.device(device)
         origins = [window_origins(slide, spec.window, spec.min_occupancy) for slide in self.slides]
-        weights = [slide.active.sum() if len(own) else 0 for slide, own in zip(self.slides, origins, strict=True)]
-        if not sum(weights):
-            raise ValueError(
-                f"No slide has a window of {spec.window} x {spec.window} sites with data in at least two of them."
-            )
+        shares = slide_shares(self.slides, origins, spec)
         if expression is None:
             expression = DenseExpression.from_slides(self.slides, device=device, dtype=dtype, memory_limit=memory_limit)
         self.expression = expression
-        up_to = np.cumsum(weights)
+        up_to = np.cumsum(shares)
         self._up_to = self._tensor(up_to / up_to[-1])
         self._origins = self._tensor(np.concatenate(origins))
         counts = np.array([len(own) for own in origins])
