@@ -9,7 +9,7 @@ from scipy import sparse
 from stimage import pp
 from stimage.data import Corpus, window_positions
 from stimage.models.embedding._inference import project
-from stimage.models.embedding._readout import context_vectors
+from stimage.models.embedding._predicted import predicted_components
 from stimage.models.embedding._tiles import tiles_of
 
 MODES = ["visible", "context"]
@@ -64,14 +64,12 @@ def test_seed_sets_what_is_hidden(trained):
     np.testing.assert_array_equal(visible, same)
 
 
-def test_context_is_the_readout_of_context_vectors_and_the_default(trained, slide):
+def test_context_is_the_readout_of_predictions_and_the_default(trained, slide):
     embedding = embed(trained, slide, mode="context")
     np.testing.assert_array_equal(embed(trained, slide), embedding)
-    vectors = context_vectors(trained.module, slide, np.arange(slide.n_sites), tile_size=16, batch_size=32, seed=0)
-    scaled, codes = np.split(embedding, [trained.autoencoder.dim], axis=1)
-    # They come in the order of the raster, and so do the sites of this slide.
-    np.testing.assert_allclose(scaled, vectors / trained.readout.scale, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(codes, trained.readout.codes(vectors), atol=1e-5)
+    options = {"tile_size": 16, "batch_size": 32, "seed": 0}
+    predicted = predicted_components(trained.module, slide, trained.readout.axes, **options)
+    np.testing.assert_array_equal(embedding, trained.readout(slide, predicted))
 
 
 def test_gene_draws(trained):

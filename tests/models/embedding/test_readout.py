@@ -1,16 +1,24 @@
-"""The context embedding: scale, codes, when they are fitted and on which slides, and where they are stored."""
+"""The readout: what it computes, when it is fitted and on which slides, and where it is stored."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers import assert_unchanged
+from slides import random_slide
 
 from stimage import datasets, pp
-from stimage.data import Corpus
+from stimage.data import Corpus, site_positions
 from stimage.models import STImage
-from stimage.models.embedding._codes import NicheCodes
-from stimage.models.embedding._readout import Readout, context_vectors
+from stimage.models.embedding._predicted import (
+    explained,
+    explained_by_neighbors,
+    fitted_readout,
+    predicted_components,
+)
+from stimage.models.embedding._readout import Readout, sample, slope
+from stimage.models.embedding._site_vectors import stream_vectors
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "windows_per_epoch": 16}
 OPTIONS = {"tile_size": 16, "batch_size": 32, "seed": 0}
@@ -33,39 +41,95 @@ def same_tensors(first, second):
     return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_vectors_have_unit_spread_and_codes_beside_them(trained):
+def pairs_mean(slide, values, width):
+    """Gaussian means from all pairs of sites."""
+    positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity).astype(np.float64)
+    squares = np.square(positions[:, None] - positions[None]).sum(axis=-1)
+    weights = np.exp(-squares / (2 * width**2)) * slide.active
+    return weights @ values / weights.sum(axis=1, keepdims=True)
+
+
+def test_embedding_written_out(trained):
     (slide,) = trained.corpus
-    vectors = context_vectors(trained.module, slide, np.arange(slide.n_sites), **OPTIONS)
-    assert trained.readout.scale == pytest.approx(spread(vectors), rel=1e-5)
-    embedding = trained.readout(vectors)
-    scaled, codes = np.split(embedding, [trained.autoencoder.dim], axis=1)
-    assert spread(scaled) == pytest.approx(1, rel=1e-4)
-    np.testing.assert_allclose(scaled, vectors / spread(vectors), rtol=1e-4, atol=1e-6)
-    assert codes.shape[1] == 30
-    assert spread(codes) == pytest.approx(1, rel=1e-2)
-    # Another sample of the same sites, in their own order, has the codes of a fit of its own.
-    own = NicheCodes.fit(vectors, seed=0)(vectors)
-    distances = [np.linalg.norm(part[:, None] - part[None], axis=2).ravel() for part in (own, codes)]
-    assert np.corrcoef(distances)[0, 1] > 0.8
+    readout = trained.readout
+    own = (slide.expression.toarray() - slide.gene_mean) @ readout.axes
+    predicted = predicted_components(trained.module, slide, readout.axes, **OPTIONS)
+    part = 0.5 * np.clip((own * predicted)[slide.active].sum() / (predicted[slide.active] ** 2).sum(), 0, 1)
+    context = (pairs_mean(slide, own, 1.0) + pairs_mean(slide, own, 2.2)) / 2 + part * predicted
+    codes = pairs_mean(slide, readout.codes(pairs_mean(slide, own, 1.5) + part * predicted), 1.5)
+    expected = np.hstack([context / readout.scales[0], 0.7 * codes / readout.scales[1]])
+    np.testing.assert_allclose(readout(slide, predicted), expected, atol=2e-3)
+    np.testing.assert_allclose(
+        trained.get_latent_representation()[np.argsort(slide.site_of_observation)], expected, atol=2e-3
+    )
+    assert spread(expected[:, : readout.axes.shape[1]]) == pytest.approx(1, rel=1e-2)
+    assert spread(expected[:, readout.axes.shape[1] :]) == pytest.approx(0.7, rel=1e-2)
 
 
-def test_an_untrained_model_says_nothing_and_is_not_scaled_up(tissue):
-    model = STImage(tissue, window=8, n_pool_genes=60, n_genes=32)
-    assert np.abs(model.get_latent_representation()).max() < 1e-4
-    assert model.readout.scale == 1.0
+def test_predictions_that_say_the_opposite_do_not_count(trained):
+    (slide,) = trained.corpus
+    own = trained.readout.components(slide)
+    np.testing.assert_array_equal(trained.readout(slide, -own), trained.readout(slide))
+    assert slope(slide, own, 4 * own) == pytest.approx(0.25)
+    assert slope(slide, own, own / 4) == 1
+
+
+def test_predicted_components_are_the_decoded_expression_on_the_axes(trained):
+    (slide,) = trained.corpus
+    vectors = np.zeros((slide.n_sites, trained.autoencoder.dim), dtype=np.float32)
+    for sites, part in stream_vectors(trained.module, slide, "context", n_genes=None, **OPTIONS):
+        vectors[sites] = part
+    with torch.no_grad():
+        expression = trained.module.genes.decode_all(torch.from_numpy(vectors)).numpy()
+    expected = expression @ trained.readout.axes
+    expected -= expected[slide.active].mean(axis=0)
+    found = predicted_components(trained.module, slide, trained.readout.axes, **OPTIONS)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_genes_that_a_slide_lacks_are_left_out(trained):
+    (slide,) = trained.corpus
+    measured = np.arange(len(trained.genes)) % 2 == 0
+    slide = replace(slide, measured=measured)
+    axes = np.where(measured[:, None], trained.readout.axes, 0)
+    found = predicted_components(trained.module, slide, trained.readout.axes, **OPTIONS)
+    np.testing.assert_allclose(found, predicted_components(trained.module, slide, axes, **OPTIONS), atol=1e-6)
+
+
+def test_explained_is_the_share_of_a_regression_through_zero():
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(50, 3))
+    predicted = own + rng.normal(size=(50, 3))
+    fit = np.linalg.lstsq(predicted.reshape(-1, 1), own.ravel(), rcond=None)
+    assert explained(own, predicted) == pytest.approx(1 - fit[1][0] / np.square(own).sum())
+    assert explained(own, -predicted) == 0
+    assert explained(own, 7 * own) == pytest.approx(1)
+
+
+def test_explained_by_neighbors(trained):
+    (slide,) = trained.corpus
+    own = trained.readout.components(slide)
+    half = np.random.default_rng(3).permutation(slide.n_sites) % 2 == 0
+    shares = []
+    for width in (0.7, 1.0, 1.5, 2.2, 3.0, 4.5):
+        predicted = np.where(
+            half[:, None], pairs_mean(slide.hide(half), own, width), pairs_mean(slide.hide(~half), own, width)
+        )
+        shares.append(explained(own[slide.active], predicted[slide.active]))
+    found = explained_by_neighbors(slide, own, np.flatnonzero(slide.active), seed=3)
+    assert found == pytest.approx(max(shares), rel=1e-3)
 
 
 def test_round_trip(trained):
     readout = trained.readout
     again = Readout.from_tensors(readout.tensors())
     assert same_tensors(readout, again)
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(20, trained.autoencoder.dim)).astype(np.float32)
-    np.testing.assert_allclose(again(vectors), readout(vectors), rtol=1e-5, atol=1e-6)
+    (slide,) = trained.corpus
+    np.testing.assert_array_equal(again(slide), readout(slide))
 
 
 def test_fitted_at_the_end_of_training(trained, tissue, fit):
-    expected = Readout.fit(trained.module, list(trained.corpus), **OPTIONS)
+    expected = fitted_readout(trained.module, list(trained.corpus), **OPTIONS)
     assert same_tensors(trained.readout, expected)
     first, other = fit(tissue, seed=1), fit(tissue, seed=2)
     assert not same_tensors(first.readout, other.readout)
@@ -76,7 +140,7 @@ def test_adapting_fits_it_on_the_slides_of_the_user(trained, small):
     adapted = trained.adapt(small, 1, **QUICK)
     assert trained.readout is before
     corpus = Corpus.from_anndata(small, genes=trained.vocabulary).to_target_sum(trained.target_sum)
-    assert same_tensors(adapted.readout, Readout.fit(adapted.module, list(corpus), **OPTIONS))
+    assert same_tensors(adapted.readout, fitted_readout(adapted.module, list(corpus), **OPTIONS))
 
 
 def test_an_untrained_model_fits_it_when_asked(tissue, small, tmp_path):
@@ -86,7 +150,7 @@ def test_an_untrained_model_fits_it_when_asked(tissue, small, tmp_path):
     assert model.readout is None
     embedding = model.get_latent_representation(small)
     # On the slides that it was built with, not on those embedded.
-    assert same_tensors(model.readout, Readout.fit(model.module, list(model.corpus), **OPTIONS))
+    assert same_tensors(model.readout, fitted_readout(model.module, list(model.corpus), **OPTIONS))
     np.testing.assert_array_equal(STImage.load(tmp_path, tissue).get_latent_representation(small), embedding)
     loaded = STImage.load(tmp_path)
     assert loaded.get_latent_representation(small, mode="visible").shape == (small.n_obs, 128)
@@ -94,13 +158,38 @@ def test_an_untrained_model_fits_it_when_asked(tissue, small, tmp_path):
         loaded.get_latent_representation(small)
 
 
-def test_sites_without_counts_are_left_out(trained):
+def test_sites_without_counts_are_left_out_of_the_fit(trained):
     (slide,) = trained.corpus
     empty = np.arange(slide.n_sites) % 5 == 0
     slide = slide.hide(empty)
-    vectors = context_vectors(trained.module, slide, np.flatnonzero(~empty), **OPTIONS)
-    assert len(vectors) == (~empty).sum()
-    assert Readout.fit(trained.module, [slide], **OPTIONS).scale == pytest.approx(spread(vectors), rel=1e-5)
+    ((_, sites),) = sample([slide], 10_000, seed=0).values()
+    np.testing.assert_array_equal(sites, np.flatnonzero(~empty & slide.active))
+    readout = fitted_readout(trained.module, [slide], **OPTIONS)
+    predicted = predicted_components(trained.module, slide, readout.axes, **OPTIONS)
+    n_axes = readout.axes.shape[1]
+    assert spread(readout(slide, predicted)[sites, :n_axes]) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_sample_is_squares_with_what_is_around_them():
+    slides = [random_slide(80, 70, empty=0.2, seed=seed) for seed in (0, 1)]
+    everything = sample(slides, 100_000, seed=0)
+    for number, slide in enumerate(slides):
+        assert everything[number][0] is slide
+        np.testing.assert_array_equal(everything[number][1], np.flatnonzero(slide.active))
+    some = sample(slides, 500, seed=0)
+    assert sum(len(sites) for _, sites in some.values()) == 500
+    for number, (part, sites) in some.items():
+        slide = slides[number]
+        assert slide.active[sites].all()
+        np.testing.assert_array_equal(part.gene_mean, slide.gene_mean)
+        # Whatever is within eight sites of a chosen one is there.
+        distance = np.abs(slide.site_index[:, None] - slide.site_index[sites]).max(axis=2).min(axis=1)
+        assert part.active[slide.active & (distance <= 8)].all()
+        assert part.active.sum() < slide.active.sum()
+    other = sample(slides, 500, seed=1)
+    assert any(
+        number not in other or not np.array_equal(sites, other[number][1]) for number, (_, sites) in some.items()
+    )
 
 
 @pytest.mark.parametrize("n_sites", [2, 5, 10, 16])
@@ -114,7 +203,7 @@ def test_a_tiny_slide(trained, n_sites):
         observation_index=np.arange(n_sites),
         site_of_observation=np.arange(n_sites),
     )
-    readout = Readout.fit(trained.module, [tiny], **OPTIONS)
+    readout = fitted_readout(trained.module, [tiny], **OPTIONS)
     corpus = Corpus([tiny], trained.vocabulary)
     for one in (trained, fitted_with(trained, readout)):
         assert np.isfinite(one.get_latent_representation(corpus)).all()
@@ -128,7 +217,7 @@ def fitted_with(model, readout):
 
 def test_model_id_covers_the_readout(trained):
     assert fitted_with(trained, trained.readout).model_id == trained.model_id
-    changed = fitted_with(trained, Readout(2 * trained.readout.scale, trained.readout.codes))
+    changed = fitted_with(trained, replace(trained.readout, scales=2 * trained.readout.scales))
     assert len({trained.model_id, changed.model_id, fitted_with(trained, None).model_id}) == 3
 
 

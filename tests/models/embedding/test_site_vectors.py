@@ -9,8 +9,7 @@ import torch
 from slides import random_slide
 
 from stimage.data import Corpus, crop, select_window_genes, window_positions
-from stimage.models.embedding import _readout, _site_vectors, _tiles
-from stimage.models.embedding._readout import Readout, context_vectors, sample_sites
+from stimage.models.embedding import _site_vectors, _tiles
 from stimage.models.embedding._site_vectors import EMBEDDING_MODES, N_REPEATS, SlideRows, plan_passes, stream_vectors
 from stimage.modules import AutoencoderConfig, MaskedAutoencoder
 
@@ -182,16 +181,6 @@ def test_every_site_comes_once_from_the_first_rows_to_the_last(module):
     assert sum(map(len, rows_of_parts)) == slide.n_sites
 
 
-@pytest.mark.parametrize("mode", EMBEDDING_MODES)
-def test_some_sites_have_the_vectors_that_they_have_among_all(module, mode):
-    slide = random_slide(23, 8, seed=9)
-    expected = streamed_vectors(module, slide, mode, **OPTIONS)
-    wanted = np.random.default_rng(0).random(slide.n_sites) < 0.1
-    found = streamed_vectors(module, slide, mode, wanted=wanted, **OPTIONS)
-    np.testing.assert_allclose(found[wanted], expected[wanted], atol=1e-5)
-    assert np.isnan(found[~wanted]).all()
-
-
 class Watched:
     """A CSR matrix that notes which rows are read."""
 
@@ -294,58 +283,3 @@ def test_leading_visible_and_trailing_output_sites(decoder_layers, n_layers):
             assert found.shape == (3, n_output, 16)
             there = tissue[:, -n_output:]
             torch.testing.assert_close(found[there], expected[:, -n_output:][there], rtol=1e-5, atol=1e-5)
-
-
-# The readout of a slide of very many sites
-
-
-def test_context_vectors_of_some_sites_are_those_of_the_whole_slide(module):
-    slide = random_slide(40, 30, holes=0.1, empty=0.1, seed=14)
-    options = {"tile_size": 8, "batch_size": 32, "seed": 0}
-    expected = whole_vectors(module, slide, "context", n_genes=None, **options)
-    sites = np.flatnonzero((slide.site_index // 4 == [3, 5]).all(axis=1) & slide.active)
-    watched = replace(slide, expression=Watched(slide.expression), centre=slide.gene_mean)
-    found = context_vectors(module, watched, sites, **options)
-    # They come in the order of the raster.
-    np.testing.assert_allclose(found, expected[np.sort(sites)], atol=1e-5)
-    read = np.concatenate(watched.expression.reads)
-    assert (np.abs(slide.site_index[read] - [12, 20]) <= 12).all()
-
-
-def test_a_readout_is_fitted_on_squares_of_a_huge_slide(module, monkeypatch):
-    slide = random_slide(48, 40, empty=0.1, seed=14)
-    options = {"tile_size": 8, "batch_size": 32, "seed": 0}
-    everything = Readout.fit(module, [slide], **options)
-    fitted = []
-    fit = _readout.NicheCodes.fit
-    monkeypatch.setattr(
-        _readout.NicheCodes, "fit", lambda vectors, seed: fitted.append(vectors) or fit(vectors, seed=seed)
-    )
-    monkeypatch.setattr(_readout, "MOST_SITES", 300)
-    some = Readout.fit(module, [slide], **options)
-    assert [len(vectors) for vectors in fitted] == [300]
-    assert some.scale != everything.scale
-    assert some.scale == pytest.approx(everything.scale, rel=0.3)
-
-
-def test_sampled_sites_fill_squares_and_differ_between_seeds(monkeypatch):
-    slides = [random_slide(30, 20, empty=0.2, seed=seed) for seed in (0, 1, 2)]
-    n_active = [int(slide.active.sum()) for slide in slides]
-    everything = sample_sites(slides, 4, seed=0)
-    for number, slide in enumerate(slides):
-        np.testing.assert_array_equal(np.sort(everything[number]), np.flatnonzero(slide.active))
-    monkeypatch.setattr(_readout, "MOST_SITES", 200)
-    some = sample_sites(slides, 4, seed=0)
-    assert sum(map(len, some.values())) == 200 < sum(n_active)
-    cut = 0
-    for number, sites in some.items():
-        slide, members = slides[number], np.zeros(slides[number].n_sites, dtype=bool)
-        members[sites] = True
-        assert len(sites) == members.sum()
-        assert slide.active[sites].all()
-        for square in np.unique(slide.site_index[sites] // 4, axis=0):
-            inside = (slide.site_index // 4 == square).all(axis=1) & slide.active
-            cut += not members[inside].all()
-    assert cut <= 1  # the last square, where there are enough
-    other = sample_sites(slides, 4, seed=1)
-    assert any(set(some.get(number, [])) != set(other.get(number, [])) for number in range(3))

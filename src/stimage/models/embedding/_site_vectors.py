@@ -107,7 +107,6 @@ def stream_vectors(
     n_genes: int | None,
     batch_size: int,
     seed: int,
-    wanted: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Encoder output at the sites of a slide, from its first rows to its last.
 
@@ -130,29 +129,26 @@ def stream_vectors(
         Tiles in a forward pass.
     seed
         Seed of the choice of masked sites and of the draws.
-    wanted
-        Mask of the sites whose vectors are needed (sites); all by default. Tiles without any of them cost nothing.
 
     Yields
     ------
     tuple
-        Some of the wanted sites and their vectors (sites x dim, float32). Sites that the raster does not show do not appear.
+        Some sites and their vectors (sites x dim, float32). Sites that the raster does not show do not appear.
     """
     plan = plan_passes(slide, mode, n_genes=n_genes, seed=seed)
-    wanted = np.ones(slide.n_sites, dtype=bool) if wanted is None else wanted
     make_input = TileInputs(slide, tile_size, tile_size)
     rows = SlideRows(module, slide, [genes for genes, _ in plan])
     tops = tile_starts(slide.shape[0], tile_size)
     for top, stop in pairwise([*tops, slide.shape[0]]):
         rows.extend(top + tile_size)
         tiles = tile_row(rows.raster(), top, tile_size, first=rows.first)
-        active, needed = slide.active[rows.sites], wanted[rows.sites]
+        active = slide.active[rows.sites]
+        everything = np.ones(len(active), dtype=bool)
         for tokens, (_, passes) in zip(rows.tokens, plan, strict=True):
             inputs = []
             for masked in passes:
                 hidden = masked[rows.sites]
-                output = needed if mode == "visible" else needed & hidden
+                output = everything if mode == "visible" else hidden
                 inputs += [make_input(tile, active & ~hidden, output) for tile in tiles]
             add_vectors(module, tokens, inputs, rows.total, rows.weights, batch_size=batch_size)
-        sites, vectors = rows.finish(stop)
-        yield sites[wanted[sites]], vectors[wanted[sites]]
+        yield rows.finish(stop)
