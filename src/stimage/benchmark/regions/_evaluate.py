@@ -9,9 +9,9 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stimage import _validate
-from stimage.benchmark._noise_floor import counting_noise_floor
-from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
 from stimage.benchmark._scores import reconstruction_scores
+from stimage.benchmark.regions._baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
+from stimage.benchmark.regions._noise_floor import counting_noise_floor
 from stimage.data import site_positions
 from stimage.data._slide import COUNTS_PER_SPOT
 
