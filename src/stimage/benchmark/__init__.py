@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from stimage.benchmark._bootstrap import Difference, paired_bootstrap
     from stimage.benchmark._compare import compare
     from stimage.benchmark._domain_protocols import mean_and_deviation, random_split_knn, transfer_knn, unsupervised_ari
     from stimage.benchmark._domains import evaluate_domains
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
     from stimage.benchmark.metrics._spatial_silhouette import spatial_silhouette
     from stimage.benchmark.regions._baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
     from stimage.benchmark.regions._evaluate import evaluate_regions, model_predictor
+    from stimage.benchmark.regions._kriging import kriging
     from stimage.benchmark.regions._noise_floor import counting_noise_floor
+    from stimage.benchmark.regions._registry import REGION_BASELINES
+    from stimage.benchmark.regions._submit import region_method, submit
+    from stimage.benchmark.regions._task import HiddenRegion, RegionTask, TaskSlide, region_task
 
 # What a name needs is loaded when it is first asked for.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "_bootstrap": ["Difference", "paired_bootstrap"],
         "_compare": ["compare"],
         "_domain_protocols": ["mean_and_deviation", "random_split_knn", "transfer_knn", "unsupervised_ari"],
         "_domains": ["evaluate_domains"],
@@ -47,6 +53,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "heads._mlp": ["mlp_head"],
         "regions._noise_floor": ["counting_noise_floor"],
         "regions._baselines": ["gene_mean", "inverse_distance", "nearest_spots", "smooth_fill"],
+        "regions._kriging": ["kriging"],
+        "regions._registry": ["REGION_BASELINES"],
+        "regions._submit": ["region_method", "submit"],
+        "regions._task": ["HiddenRegion", "RegionTask", "TaskSlide", "region_task"],
         "regions._evaluate": ["evaluate_regions", "model_predictor"],
         "_report": ["Report"],
         "_retrieval": ["retrieval_recall"],
