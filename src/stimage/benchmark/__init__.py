@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from stimage.benchmark._batches import batch_mixing, domain_proportions
     from stimage.benchmark._bootstrap import Difference, paired_bootstrap
     from stimage.benchmark._compare import compare
     from stimage.benchmark._domain_protocols import mean_and_deviation, random_split_knn, transfer_knn, unsupervised_ari
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "_batches": ["batch_mixing", "domain_proportions"],
         "_bootstrap": ["Difference", "paired_bootstrap"],
         "_compare": ["compare"],
         "_domain_protocols": ["mean_and_deviation", "random_split_knn", "transfer_knn", "unsupervised_ari"],

@@ -202,15 +202,15 @@ def check_features(features: np.ndarray, n_spots: int, parameter: str = "feature
     return features
 
 
-def check_groups(groups: Sequence[Any] | np.ndarray, n_spots: int) -> np.ndarray:
+def check_groups(groups: Sequence[Any] | np.ndarray, n_spots: int, parameter: str = "groups") -> np.ndarray:
     """Return groups as strings, one per spot and none missing, or raise ``ValueError``."""
     from pandas import isna
 
     groups = np.asarray(groups)
     if groups.shape != (n_spots,):
-        raise ValueError(f"`groups` has shape {groups.shape}, ({n_spots},) is needed: one group per spot.")
+        raise ValueError(f"`{parameter}` has shape {groups.shape}, ({n_spots},) is needed: one group per spot.")
     if isna(groups).any():
-        raise ValueError(f"`groups` is missing for {int(isna(groups).sum())} spots: name them or leave them out.")
+        raise ValueError(f"`{parameter}` is missing for {int(isna(groups).sum())} spots: name them or leave them out.")
     return groups.astype(str)
 
 
