@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 SUBPACKAGES = ["benchmark", "data", "datasets", "io", "models", "modules", "pl", "pp", "pretrained", "tl", "train"]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "user_guide").glob("*.md")), *NOTEBOOKS]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted((DOCS / "user_guide").glob("*.md")),
+    *sorted((DOCS / "contributing").glob("*.md")),
+    *NOTEBOOKS,
+]
 NAMED = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 
