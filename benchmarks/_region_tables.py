@@ -1,9 +1,8 @@
-"""The leaderboard of hidden regions, written from the stored results."""
+"""Tables of the leaderboard of hidden regions, for _tables.py."""
 
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pandas as pd
 
 from stimage.benchmark import paired_bootstrap, region_task
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "results" / "region_task"
-PAGE = ROOT / "docs" / "region_leaderboard.md"
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "region_task"
 REFERENCE = "inverse distance"
 METRICS = ("mse", "excess", "pearson", "coverage", "width")
 
@@ -29,7 +26,8 @@ def documents() -> list[dict]:
 def scores() -> pd.DataFrame:
     """Means over the regions of each slide and method."""
     parts = [pd.DataFrame(document["records"], columns=document["columns"]) for document in documents()]
-    records = pd.concat(parts, ignore_index=True)
+    # A method without bounds has columns of nothing.
+    records = pd.concat([part.astype(dict.fromkeys(METRICS, float)) for part in parts], ignore_index=True)
     return records.groupby(["method", "slide"])[[*METRICS, "floor", "seconds"]].mean()
 
 
@@ -73,21 +71,9 @@ def notes() -> str:
     return "\n".join(said) or "None."
 
 
-def write_page() -> None:
-    """Fill in the tables of the page."""
-    chosen = groups()
-    tables = {
-        "all slides": board(chosen["all slides"]),
-        "slides of every method": board(chosen["slides of every method"]),
-        "by slide": by_slide(),
-        "notes": notes(),
-    }
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        text = re.sub(
-            rf"(<!-- table: {name} -->\n).*?(<!-- end -->)",
-            lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-    PAGE.write_text(text, encoding="utf-8")
+TABLES = {
+    "hidden regions, all slides": lambda: board(groups()["all slides"]),
+    "hidden regions, slides of every method": lambda: board(groups()["slides of every method"]),
+    "hidden regions, by slide": by_slide,
+    "hidden regions, notes": notes,
+}

@@ -18,8 +18,9 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-from _region_tables import RESULTS, write_page
+from _region_tables import RESULTS
 from _studies import simulated_study
+from _tables import main as write_tables
 from scipy import sparse
 
 import stimage as sti
@@ -147,7 +148,7 @@ def main() -> None:
             new = {name: adata for name, adata in slides.items() if name not in seen}
             about = "genes that the checkpoint does not know: closed-form fill, bounds of kriging"
             store(submit(checkpoint(model), new, name=OURS), task, OURS, about)
-    write_page()
+    write_tables()
 
 
 if __name__ == "__main__":

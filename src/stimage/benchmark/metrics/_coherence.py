@@ -35,7 +35,7 @@ def spatial_coherence(
     >>> import numpy as np
     >>> from stimage.benchmark import spatial_coherence
     >>> positions = np.stack(np.indices((10, 10)), axis=-1).reshape(-1, 2)
-    >>> spatial_coherence(positions[:, 0] >= 5, positions) < -10
+    >>> spatial_coherence(positions[:, 0] >= 5, positions) < -5
     True
 
     References

@@ -19,7 +19,7 @@ def homogeneity(truth: np.ndarray, found: np.ndarray) -> float:
     Examples
     --------
     >>> from stimage.benchmark import homogeneity
-    >>> homogeneity(["a", "a", "b", "b"], [0, 1, 2, 2])
+    >>> round(homogeneity(["a", "a", "b", "b"], [0, 1, 2, 2]), 6)
     1.0
 
     References

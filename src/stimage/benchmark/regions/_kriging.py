@@ -54,7 +54,7 @@ def kriging(
     >>> from stimage.benchmark import kriging
     >>> positions = np.stack(np.indices((9, 9)), axis=-1).reshape(-1, 2).astype(float)
     >>> hidden = (abs(positions - 4) < 2).all(axis=1)
-    >>> kriging(positions[:, :1], positions, hidden).round(1).ravel()
+    >>> kriging(positions[:, :1], positions, hidden).round().ravel()
     array([3., 3., 3., 4., 4., 4., 5., 5., 5.])
 
     References
