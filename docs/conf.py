@@ -125,11 +125,19 @@ for module in modules_of(stimage):
             value.__init__.__annotations__ = get_type_hints(value.__init__)
 
 
+# Registries that are public, and the modules that they are from.
+REGISTRIES = {
+    "IMAGE_ENCODERS": "stimage.modules._image_encoder_configs",
+    "METRICS": "stimage.benchmark.metrics._registry",
+    "REGION_BASELINES": "stimage.benchmark.regions._registry",
+}
+
+
 def describe_registry(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Where a constant is imported from another module, Sphinx finds the docstring of its type instead of its own."""
-    if value is IMAGE_ENCODERS:
-        described = ModuleAnalyzer.for_module("stimage.modules._image_encoder_configs").find_attr_docs()
-        lines[:] = described["", "IMAGE_ENCODERS"]
+    for constant, module in REGISTRIES.items():
+        if value is getattr(import_module(module), constant):
+            lines[:] = ModuleAnalyzer.for_module(module).find_attr_docs()["", constant]
 
 
 def setup(app: Sphinx) -> None:

@@ -6,13 +6,14 @@ Its published weights are on a hub and are not used: with them it would know oth
 its training; domains at the true number.
 """
 
-import novae
 import numpy as np
 from _run import main
 
 
 def embed(adata, seed: int) -> dict[str, np.ndarray]:
+    # Imported here, where this file, of the same name, is no longer on the path.
     import lightning
+    import novae
 
     lightning.seed_everything(seed, verbose=False)
     n_domains = len(set(adata.obs["label"]) - {""})
