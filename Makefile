@@ -52,6 +52,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/regions.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA) --unseen
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)
+	$(BIN)/python benchmarks/region_leaderboard.py --data $(DATA)
 	$(BIN)/python benchmarks/pretrain_human.py --data $(DATA) --without DLPFC --output benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/alignment.py --data $(DATA)

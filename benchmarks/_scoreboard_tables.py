@@ -6,9 +6,10 @@ import json
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from _speed_tables import table
+
+from stimage.benchmark import paired_bootstrap
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "scoreboard"
 COLUMNS = {
@@ -32,7 +33,6 @@ SHORT = (
     OURS,
 )
 NOT_AVERAGES = ("coordinates only", "one spot")
-N_BOOTSTRAP = 10_000
 
 
 @cache
@@ -55,14 +55,6 @@ def best_average(column: str) -> str:
     return str(means[plain].idxmax())
 
 
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Of the mean difference: 95 %, by drawing slides with replacement."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(differences, (N_BOOTSTRAP, len(differences))).mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def cells(method: str, columns: list[str]) -> list[str]:
     found = []
     for column in columns:
@@ -74,9 +66,7 @@ def cells(method: str, columns: list[str]) -> list[str]:
 
 def difference(column: str) -> str:
     values = scores(column)
-    gaps = (values[OURS] - values[best_average(column)]).to_numpy()
-    low, high = interval(gaps)
-    return f"{gaps.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+    return str(paired_bootstrap(values[OURS], values[best_average(column)]))
 
 
 def header(columns: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _region_tables import TABLES as REGION_TABLES
 from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
 from _speed_tables import TABLES as SPEED_TABLES
@@ -25,6 +26,7 @@ RESULTS = ROOT / "docs" / "results"
 PAGES = (
     "README.md",
     "docs/results.md",
+    "docs/region_leaderboard.md",
     "docs/what_we_tried.md",
     "docs/user_guide/corpus.md",
     "docs/user_guide/simulated_tissue.md",
@@ -337,6 +339,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alignment ablations": alignment_ablations,
     "alignment genes only": alignment_genes_only,
     "image encoders": image_encoders,
+    **REGION_TABLES,
     **SCOREBOARD_TABLES,
     **SIMULATION_TABLES,
     **SPEED_TABLES,

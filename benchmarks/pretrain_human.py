@@ -64,7 +64,8 @@ def read_slides(folder: Path, without: str | None) -> dict[str, list]:
         names = sorted(
             path.name
             for path in folder.iterdir()
-            if any(fnmatch(path.name, pattern) for pattern in patterns) and not (without and any(part in path.name for part in without.split(",")))
+            if any(fnmatch(path.name, pattern) for pattern in patterns)
+            and not (without and any(part in path.name for part in without.split(",")))
         )
         slides = []
         for name in names:

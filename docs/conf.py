@@ -125,10 +125,13 @@ for module in modules_of(stimage):
             value.__init__.__annotations__ = get_type_hints(value.__init__)
 
 
+# Registries that are public, and the modules that they are from.
 REGISTRIES = {
     "IMAGE_ENCODERS": "stimage.modules._image_encoder_configs",
     "LATTICES": "stimage.data.lattices._registry",
     "MASKINGS": "stimage.data.sampling.masking._registry",
+    "METRICS": "stimage.benchmark.metrics._registry",
+    "REGION_BASELINES": "stimage.benchmark.regions._registry",
     "UNITS": "stimage.data.sampling.units._kind",
 }
 

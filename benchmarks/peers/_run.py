@@ -35,6 +35,9 @@ def main(method: Callable[..., dict[str, np.ndarray]], package: str, description
 
     slides = arguments.slides or sorted(path.stem for path in arguments.input.glob("*.h5ad"))
     if len(slides) == 1:
+        if is_stored(arguments.input / f"{slides[0]}.h5ad", arguments.output / f"{slides[0]}.npz"):
+            print(f"{package} {slides[0]}: stored already", flush=True)
+            return
         run(method, package, arguments.input / f"{slides[0]}.h5ad", arguments.output, arguments.seed)
         return
     failed = []
@@ -44,6 +47,14 @@ def main(method: Callable[..., dict[str, np.ndarray]], package: str, description
             failed.append(slide)
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}")
+
+
+def is_stored(path: Path, result: Path) -> bool:
+    """Whether a slide was run on this very input before: a run that was interrupted goes on where it stopped."""
+    if not result.exists():
+        return False
+    with np.load(result) as archive:
+        return str(archive["input_sha256"]) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run(method: Callable[..., dict[str, np.ndarray]], package: str, path: Path, output: Path, seed: int) -> None:
@@ -59,8 +70,10 @@ def run(method: Callable[..., dict[str, np.ndarray]], package: str, path: Path, 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     output.mkdir(parents=True, exist_ok=True)
+    target = output / path.with_suffix(".npz").name
+    part = target.with_suffix(".part.npz")
     np.savez_compressed(
-        output / path.with_suffix(".npz").name,
+        part,
         **result,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
@@ -70,4 +83,5 @@ def run(method: Callable[..., dict[str, np.ndarray]], package: str, path: Path, 
         input_sha256=digest,
         seed=seed,
     )
+    part.replace(target)
     print(f"{package} {path.stem}: {seconds:.1f} s ({cpu_seconds:.1f} s of CPU), {peak:.0f} MiB", flush=True)

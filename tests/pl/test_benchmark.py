@@ -61,3 +61,12 @@ def test_bad_input(report):
         pl.benchmark(report.records, **OPTIONS)
     with pytest.raises(KeyError, match="available: 'leave_slide_out/knn'"):
         pl.benchmark(report, **{**OPTIONS, "head": "mlp"})
+
+
+def test_the_lowest_is_best_where_lower_is_better(report):
+    records = report.records.rename(columns={"ari": "pas"})
+    table, *_ = panels(pl.benchmark(Report(records, report.metadata), **{**OPTIONS, "metric": "pas"}))
+    means = Report(records, {}).table("leave_slide_out", "pas", "knn").xs("mean", axis=1, level=1)
+    shown = {text.get_position(): text.get_fontweight() == "bold" for text in table.texts}
+    for column, slide in enumerate(means.columns, 1):
+        assert [shown[column, row] for row in (0, 1)] == (means[slide] == means[slide].min()).tolist()

@@ -11,11 +11,11 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _keys, _validate
-from stimage.benchmark._domains import HEADS, Head, Protocol, annotation, evaluate_domains
-from stimage.benchmark._embedding_baselines import NOT_FITTED, embedding_baselines
-from stimage.benchmark._heads import N_NEIGHBORS
+from stimage.benchmark._domains import CLUSTERING_METRICS, HEADS, Head, Protocol, annotation, evaluate_domains
 from stimage.benchmark._leaks import EvaluatedSlide, find_leaks
 from stimage.benchmark._report import Report
+from stimage.benchmark.baselines._embedding import NOT_FITTED, embedding_baselines
+from stimage.benchmark.heads._knn import N_NEIGHBORS
 from stimage.data import site_positions
 from stimage.models._smoothed_pca import TARGET_SUM
 
@@ -43,6 +43,7 @@ def compare(
     n_seeds: int = 5,
     n_seeds_estimated: int = 1,
     clusterings: Sequence[str] = ("kmeans",),
+    clustering_metrics: Sequence[str] = CLUSTERING_METRICS,
     n_neighbors: int = N_NEIGHBORS,
     mlp_epochs: int = 800,
     seed: int = 0,
@@ -68,7 +69,7 @@ def compare(
         ``key_added`` of the grid.
     n_pool_genes
         Highly variable genes of the baselines, chosen by :func:`stimage.pp.select_genes`.
-    protocols, heads, n_repeats, n_seeds, n_seeds_estimated, clusterings, n_neighbors, mlp_epochs, seed
+    protocols, heads, n_repeats, n_seeds, n_seeds_estimated, clusterings, clustering_metrics, n_neighbors, mlp_epochs, seed
         As in :func:`evaluate_domains`.
     allow_leak
         Score embeddings of models that were trained on a tested slide or donor, and mark them as transductive.
@@ -158,6 +159,7 @@ def compare(
         "n_seeds": n_seeds,
         "n_seeds_estimated": n_seeds_estimated,
         "clusterings": list(clusterings),
+        "clustering_metrics": list(clustering_metrics),
         "n_neighbors": n_neighbors,
         "seed": seed,
         "mlp_epochs": mlp_epochs,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stimage.benchmark._heads import N_NEIGHBORS, knn_head
 from stimage.benchmark._scores import classification_scores, clustering_scores
 from stimage.benchmark._splits import random_split
+from stimage.benchmark.heads._knn import N_NEIGHBORS, knn_head
 
 
 def random_split_knn(

@@ -10,10 +10,11 @@ import pandas as pd
 from stimage import _validate
 from stimage._labels import text_labels, warn_of_missing_names
 from stimage._settings import progress
-from stimage.benchmark._heads import BATCH_SIZE, LEARNING_RATE, N_NEIGHBORS, knn_head
-from stimage.benchmark._perceptrons import train_perceptrons
-from stimage.benchmark._scores import classification_scores, clustering_scores
+from stimage.benchmark._scores import classification_scores
 from stimage.benchmark._splits import Split, block_split, leave_one_out, random_split
+from stimage.benchmark.heads._knn import N_NEIGHBORS, knn_head
+from stimage.benchmark.heads._mlp import mlp_head
+from stimage.benchmark.metrics._registry import check_metrics, score_domains
 from stimage.models.clustering import METHODS, cluster
 
 Protocol = Literal["random", "block", "leave_slide_out", "leave_donor_out", "unsupervised"]
@@ -21,6 +22,8 @@ Head = Literal["knn", "mlp"]
 PROTOCOLS: tuple[Protocol, ...] = ("random", "block", "leave_slide_out", "leave_donor_out", "unsupervised")
 HEADS: tuple[Head, ...] = ("knn", "mlp")
 POOLED = "pooled"
+CLUSTERING_METRICS = ("ari", "nmi")
+_ARRAYS = ("truth", "found", "positions", "embedding")  # what is known of a clustering
 
 
 def evaluate_domains(
@@ -37,6 +40,7 @@ def evaluate_domains(
     n_seeds: int = 5,
     n_seeds_estimated: int = 1,
     clusterings: Sequence[str] = ("kmeans",),
+    clustering_metrics: Sequence[str] = CLUSTERING_METRICS,
     seed: int = 0,
     n_neighbors: int = N_NEIGHBORS,
     mlp_epochs: int = 800,
@@ -74,6 +78,9 @@ def evaluate_domains(
         Seeds of the clustering with an estimated number; 0 for none.
     clusterings
         Methods of :func:`stimage.tl.domains` for the unsupervised scores; the number of domains is estimated with the first.
+    clustering_metrics
+        Names in ``METRICS`` of what the unsupervised protocol scores, of those that need no expression. Metrics without
+        ``truth`` see all spots of a slide.
     seed
         First seed.
     n_neighbors
@@ -86,7 +93,8 @@ def evaluate_domains(
     pandas.DataFrame
         One row for each score: ``method``, ``protocol``, ``head`` (in ``"unsupervised"`` ``"true_number"`` or
         ``"estimated_number"``, with the name of a further clustering behind it), ``slide`` (tested; ``"pooled"``: predictions for all slides scored together),
-        ``repeat``, ``n_train``, ``n_test``, ``accuracy``, ``macro_f1``, ``ari``, ``nmi`` and ``n_domains`` (clusters found).
+        ``repeat``, ``n_train``, ``n_test``, ``accuracy``, ``macro_f1``, ``ari``, ``nmi``, ``n_domains`` (clusters found) and
+        further metrics that were asked for.
 
     Raises
     ------
@@ -132,6 +140,7 @@ def evaluate_domains(
         _validate.check_choice("heads", head, HEADS)
     for clustering in clusterings:
         _validate.check_choice("clusterings", clustering, METHODS)
+    names = [metric.name for metric in check_metrics(clustering_metrics, _ARRAYS)]
     protocols = _check_protocols(protocols, slides[annotated], None if donors is None else donors[annotated])
 
     known = np.flatnonzero(annotated)
@@ -153,9 +162,8 @@ def evaluate_domains(
                 "estimated_number": range(seed, seed + n_seeds_estimated),
             }
             facts = {"method": method, "protocol": protocol, "slide": part}
-            records += _cluster(
-                facts, vectors[method][rows], truth[rows], annotated[rows], positions[rows], seeds, clusterings
-            )
+            arrays = {"truth": truth[rows], "positions": positions[rows], "embedding": vectors[method][rows]}
+            records += _cluster(facts, arrays, seeds, clusterings, names)
             continue
         for head in heads:
             found = _predict(head, vectors[method], truth, part, seed, n_neighbors, mlp_epochs)
@@ -166,7 +174,7 @@ def evaluate_domains(
     records += _pooled(predictions, truth, slides)
     columns = ["method", "protocol", "head", "slide", "repeat", "n_train", "n_test"]
     metrics = ["accuracy", "macro_f1", "ari", "nmi", "n_domains"]
-    return pd.DataFrame(records, columns=columns + metrics)
+    return pd.DataFrame(records, columns=list(dict.fromkeys([*columns, *metrics, *names])))
 
 
 def annotation(labels: Sequence[Any] | np.ndarray | pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -215,16 +223,14 @@ def _predict(
     mlp_epochs: int,
 ) -> list[np.ndarray]:
     """Predicted labels of the test spots of each split."""
-    splits = [split for _, split in repeated]
-    if head == "knn":
-        return [
-            knn_head(vectors[split.train], truth[split.train], vectors[split.test], n_neighbors=n_neighbors)
-            for split in splits
-        ]
-    options = {"n_epochs": mlp_epochs, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
-    seeds = [seed + repeat for repeat, _ in repeated]
-    trained = train_perceptrons(vectors, truth, splits, **options, seeds=seeds)
-    return [classes[outputs.argmax(axis=1)] for outputs, classes in trained]
+    found = []
+    for repeat, split in repeated:
+        training = vectors[split.train], truth[split.train]
+        if head == "knn":
+            found.append(knn_head(*training, vectors[split.test], n_neighbors=n_neighbors))
+        else:
+            found.append(mlp_head(*training, vectors[split.test], n_epochs=mlp_epochs, seed=seed + repeat))
+    return found
 
 
 def _scores(
@@ -254,24 +260,22 @@ def _pooled(
 
 def _cluster(
     facts: dict[str, Any],
-    vectors: np.ndarray,
-    truth: np.ndarray,
-    annotated: np.ndarray,
-    positions: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
     seeds: Mapping[str, range],
     clusterings: Sequence[str],
+    metrics: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
-    """Scores of the clusters of all spots of a slide on its annotated ones."""
-    wanted = truth[annotated]
+    """Scores of the clusters of all spots of a slide."""
+    wanted = arrays["truth"][annotation(arrays["truth"])[1]]
     numbers = {"true_number": len(np.unique(wanted)), "estimated_number": None}
     for method in clusterings:
         for head, number in numbers.items():
             if number is None and method != clusterings[0]:
                 continue  # numbers are estimated in one way
             for repeat, seed in enumerate(seeds[head]):
-                options = {"method": method, "positions": positions, "seed": seed, "show_progress": False}
-                found = cluster(vectors, number, **options).labels
-                scores = clustering_scores(wanted, found[annotated])
+                options = {"method": method, "positions": arrays["positions"], "seed": seed, "show_progress": False}
+                found = cluster(arrays["embedding"], number, **options).labels
+                scores = score_domains(**arrays, found=found, metrics=metrics)
                 sizes = {"n_train": 0, "n_test": len(wanted), "n_domains": len(np.unique(found))}
                 name = head if method == clusterings[0] else f"{head}_{method}"
                 yield {**facts, "head": name, "repeat": repeat, **scores, **sizes}

@@ -8,7 +8,8 @@ import pandas as pd
 from scipy import sparse
 
 from stimage import _validate
-from stimage.benchmark._expression_baselines import (
+from stimage.benchmark._splits import Split, leave_one_out
+from stimage.benchmark.baselines._expression import (
     N_NEIGHBORS,
     ExpressionPredictor,
     check_expression,
@@ -19,7 +20,6 @@ from stimage.benchmark._expression_baselines import (
     neighbor_predictor,
     ridge_predictor,
 )
-from stimage.benchmark._splits import Split, leave_one_out
 
 N_PERMUTATIONS = 5  # one moves the mean correlation by some .07 on a section of 180 spots: genes move together
 BASELINES = ("gene mean", "ridge", f"mean of {N_NEIGHBORS} nearest images", "ridge, permuted spots")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import poisson
 
 from stimage.data.slides._spot_sketch import (
     CountSketch,
@@ -26,8 +27,8 @@ _BITS = 10.0
 """What the counts of an observation must say, beyond which of the tested ones it is: chance is one in a thousand."""
 _CERTAIN_BITS = 25.0
 """What those of a single one must say where no other is found."""
-_EXPECTED = 3.0
-"""Observations that must be expected to be found again in the slide itself; finding none of them then says no (Poisson, 95 %)."""
+_SILENCE = 0.005
+"""How likely it may be, in a part of the very slide, to find no more sketched observations than were found, for a clear no."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _compared(slide: EvaluatedSlide, training: Mapping[str, Any]) -> tuple[str, 
     same_places = known & np.isin(sketch.coordinates, slide.coordinate_hashes)
     if known.any() and (same_names & same_places).mean() >= 0.5 * min(1, len(slide.names) / sketch.n_observations):
         return "", "same names and coordinates, other counts"
-    if expected < _EXPECTED:
+    if poisson.cdf(n_found, expected) > _SILENCE:
         return "", f"{n_shared} of {len(sketch.genes)} sketched genes in {len(slide.names)} spots are too few to tell"
     return "", ""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stimage import _validate
-from stimage.benchmark._expression_baselines import check_features, check_groups
+from stimage.benchmark.baselines._expression import check_features, check_groups
 
 KS = (1, 5, 10)
 _BLOCK = 1024  # queries compared together, so that a large slide needs no square matrix

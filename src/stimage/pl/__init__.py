@@ -1,4 +1,4 @@
-"""Figures: domains, niches, reconstructed regions, training windows, losses and benchmarks. Each function returns the matplotlib figure."""
+"""Figures: domains, niches, reconstructed regions, training windows, losses, benchmarks and proportions. Each function returns the matplotlib figure."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from stimage.pl._benchmark import benchmark
     from stimage.pl._domains import domains
     from stimage.pl._niches import niches
+    from stimage.pl._proportions import proportions
     from stimage.pl._region_error import region_error
     from stimage.pl._training import training
     from stimage.pl._windows import windows
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_benchmark": ["benchmark"],
         "_domains": ["domains"],
         "_niches": ["niches"],
+        "_proportions": ["proportions"],
         "_region_error": ["region_error"],
         "_training": ["training"],
         "_windows": ["windows"],

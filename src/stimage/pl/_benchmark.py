@@ -110,13 +110,16 @@ def benchmark(
 
 def _draw_table(ax: Axes, means: np.ndarray, methods: list[str], columns: list[str], metric: str) -> None:
     # Each column has a colour scale of its own: slides differ more than methods do.
+    from stimage.benchmark import METRICS
+
     low, high = np.nanmin(means, axis=0), np.nanmax(means, axis=0)
     shade = (means - low) / np.where(high > low, high - low, 1)
     ax.imshow(np.ma.masked_invalid(shade), cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
     counts = metric == "n_domains"  # a number, which is not better when it is higher
+    best = low if metric in METRICS and not METRICS[metric].higher_is_better else high
     for (row, column), value in np.ndenumerate(means):
         if np.isfinite(value):
-            weight = "bold" if value == high[column] and not counts else "normal"
+            weight = "bold" if value == best[column] and not counts else "normal"
             text = f"{value:.1f}" if counts else f"{value:.3f}"
             ax.text(column, row, text, ha="center", va="center", fontsize=7, fontweight=weight)
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="left", rotation_mode="anchor")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +9,9 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stimage import _validate
-from stimage.benchmark._noise_floor import counting_noise_floor
-from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
 from stimage.benchmark._scores import reconstruction_scores
+from stimage.benchmark.regions._noise_floor import counting_noise_floor
+from stimage.benchmark.regions._registry import REGION_BASELINES, Predictor
 from stimage.data import site_positions
 from stimage.data.slides._slide import COUNTS_PER_SPOT
 
@@ -19,14 +19,7 @@ if TYPE_CHECKING:
     from stimage.data import Slide
     from stimage.models import STImage
 
-Predictor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 REGION_SIZES = (4, 8, 10, 14, 16, 18)
-REGION_BASELINES: dict[str, Predictor] = {
-    "mean of the window": gene_mean,
-    "mean of 16 nearest spots": nearest_spots,
-    "inverse distance": inverse_distance,
-    "closed-form fill": smooth_fill,
-}
 _LEAST_TISSUE = 0.9  # share of the region's sites that must hold tissue
 
 
@@ -93,7 +86,7 @@ def evaluate_regions(
     >>> options = {"library_size": library_size, "region_sizes": [4], "window_sizes": [10], "n_repeats": 2}
     >>> records = evaluate_regions(expression, sites[:, ::-1].astype(float), sites, **options)
     >>> sorted(records["method"].unique())
-    ['closed-form fill', 'inverse distance', 'mean of 16 nearest spots', 'mean of the window']
+    ['closed-form fill', 'inverse distance', 'kriging', 'mean of 16 nearest spots', 'mean of the window']
 
     References
     ----------
@@ -147,15 +140,10 @@ def _regions(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Spots of a window, and which of them are hidden."""
     shape = sites.max(axis=0) + 1
-    if (shape < region_size).any():
-        raise ValueError(f"`region_sizes` has {region_size}, the slide is {shape[0]} x {shape[1]} sites: pass less.")
-    tissue = np.zeros(shape, dtype=np.int64)
-    tissue[tuple(sites.T)] = 1
-    # Occupied sites of every region at once, from sums over rectangles that start at the corner.
-    total = np.pad(tissue, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     r = region_size
-    filled = total[r:, r:] - total[:-r, r:] - total[r:, :-r] + total[:-r, :-r]
-    places = np.argwhere(filled >= _LEAST_TISSUE * r**2)
+    if (shape < r).any():
+        raise ValueError(f"`region_sizes` has {r}, the slide is {shape[0]} x {shape[1]} sites: pass less.")
+    places = full_corners(sites, r)
     if not len(places):
         raise ValueError(f"`region_sizes` has {r}, but no region of {r} x {r} sites is full of tissue: pass less.")
     rng = np.random.default_rng(seed)
@@ -167,6 +155,19 @@ def _regions(
         if hidden.all():
             raise ValueError(f"`window_sizes`={window_size} leaves no spot visible around {r} x {r} sites: pass more.")
         yield window, hidden
+
+
+def full_corners(sites: np.ndarray, size: int) -> np.ndarray:
+    """First row and column of every square of sites of which nine in ten hold tissue (squares x 2)."""
+    shape = sites.max(axis=0) + 1
+    if (shape < size).any():
+        return np.empty((0, 2), dtype=np.int64)
+    tissue = np.zeros(shape, dtype=np.int64)
+    tissue[tuple(sites.T)] = 1
+    # Occupied sites of every square at once, from sums over rectangles that start at the corner.
+    total = np.pad(tissue, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    filled = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+    return np.argwhere(filled >= _LEAST_TISSUE * size**2)
 
 
 def _check_prediction(prediction: np.ndarray, truth: np.ndarray, method: str) -> None:

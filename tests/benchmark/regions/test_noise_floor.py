@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from stimage.benchmark import counting_noise_floor
-from stimage.benchmark._noise_floor import log_count_variance
+from stimage.benchmark.regions._noise_floor import log_count_variance
 
 
 def simulate(seed, *, n_spots=200, n_genes=500, depth=3000.0, spread=0.4, pool_share=0.5):

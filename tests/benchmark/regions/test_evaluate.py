@@ -16,7 +16,7 @@ from stimage.benchmark import (
 from stimage.data import site_positions
 from stimage.models import STImage
 
-METHODS = ["closed-form fill", "inverse distance", "mean of 16 nearest spots", "mean of the window"]
+METHODS = ["closed-form fill", "inverse distance", "kriging", "mean of 16 nearest spots", "mean of the window"]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_what_predictors_see_and_how_they_are_scored(slide):
 
     options = {"library_size": library_size, "region_sizes": [4, 6], "window_sizes": [5, 12], "n_repeats": 2}
     records = evaluate_regions(expression, positions, sites, predictors={"spy": spy}, **options)
-    assert len(records) == 5 * 3 * 2  # five methods, three pairs, two places: 6 in 5 is skipped
+    assert len(records) == 6 * 3 * 2  # six methods, three pairs, two places: 6 in 5 is skipped
     assert sorted(records["method"].unique()) == [*METHODS, "spy"]
     mine = records[records["method"] == "spy"].reset_index(drop=True)
     assert len(seen) == len(mine) == 6

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from stimage import _validate
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 ExpressionPredictor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 ALPHAS = np.logspace(-2, 6, 17)  # penalties of standardised features that are tried
@@ -94,19 +97,13 @@ def ridge_predictor(
     features = check_features(features, expression.shape[0])
     if alpha is not None:
         _validate.check_range("alpha", alpha, 0, np.inf)
-    codes = None if groups is None else np.unique(check_groups(groups, expression.shape[0]), return_inverse=True)[1]
+    names = None if groups is None else check_groups(groups, expression.shape[0])
 
     def predict(train: np.ndarray, test: np.ndarray, genes: np.ndarray) -> np.ndarray:
         inputs, targets = features[train], dense_part(expression, train, genes)
-        ridge = _Ridge(inputs, targets)
-        if alpha is not None:
-            return ridge.predict(features[test], alpha)
-        of_training = np.zeros(len(train), dtype=int) if codes is None else codes[train]
-        if (of_training == of_training[0]).all():
-            errors = [ridge.leave_one_out_error(each) for each in ALPHAS]
-        else:
-            errors = _leave_group_out_errors(inputs, targets, of_training)
-        return ridge.predict(features[test], ALPHAS[int(np.argmin(errors))])
+        chosen = _least_error(inputs, targets, None if names is None else names[train]) if alpha is None else alpha
+        # A single gene comes back as a vector.
+        return _ridge(chosen).fit(inputs, targets).predict(features[test]).reshape(len(test), -1)
 
     return predict
 
@@ -162,46 +159,27 @@ def neighbor_predictor(
     return predict
 
 
-class _Ridge:
-    """Ridge regressions for any penalty from one decomposition of the training features.
+def _ridge(alpha: float) -> Pipeline:
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    With X = standardised features, weights are ``basis (eigenvalues + alpha)^-1 left^T targets``, from the smaller of
-    X^T X (basis: its eigenvectors) and X X^T (left: its eigenvectors).
-    """
-
-    def __init__(self, features: np.ndarray, targets: np.ndarray) -> None:
-        self.center = features.mean(axis=0)
-        # A feature that is constant in training gets no weight, whatever it does elsewhere.
-        self.scale = np.where(np.ptp(features, axis=0) > 0, features.std(axis=0), 1)
-        self.intercept = targets.mean(axis=0)
-        self.targets = targets - self.intercept
-        inputs = (features - self.center) / self.scale
-        wide = inputs.shape[0] < inputs.shape[1]
-        eigenvalues, vectors = np.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
-        self.eigenvalues = np.maximum(eigenvalues, 0)
-        self.left, self.basis = (vectors, inputs.T @ vectors) if wide else (inputs @ vectors, vectors)
-        self.projected = self.left.T @ self.targets
-        self.inputs_in_basis = inputs @ self.basis
-
-    def predict(self, features: np.ndarray, alpha: float) -> np.ndarray:
-        weights = self.basis / (self.eigenvalues + alpha) @ self.projected
-        return self.intercept + (features - self.center) / self.scale @ weights
-
-    def leave_one_out_error(self, alpha: float) -> float:
-        """Squared error of training spots predicted from the others, features standardised on all: closed form."""
-        shrunk = self.inputs_in_basis / (self.eigenvalues + alpha)
-        residuals = self.targets - shrunk @ self.projected
-        leverage = 1 / len(self.targets) + (shrunk * self.left).sum(axis=1)
-        return float(((residuals / (1 - leverage)[:, None]) ** 2).sum())
+    return make_pipeline(StandardScaler(), Ridge(alpha))
 
 
-def _leave_group_out_errors(features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    errors = np.zeros(len(ALPHAS))
-    for group in np.unique(groups):
-        out = groups == group
-        ridge = _Ridge(features[~out], targets[~out])
-        errors += [((ridge.predict(features[out], alpha) - targets[out]) ** 2).sum() for alpha in ALPHAS]
-    return errors
+def _least_error(features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None) -> float:
+    """The penalty with the least squared error of training spots that were left out: of a group, or one by one."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+    from sklearn.preprocessing import StandardScaler
+
+    if groups is None or len(np.unique(groups)) == 1:
+        return float(RidgeCV(ALPHAS).fit(StandardScaler().fit_transform(features), targets).alpha_)
+    errors = []
+    for alpha in ALPHAS:
+        left_out = cross_val_predict(_ridge(alpha), features, targets, groups=groups, cv=LeaveOneGroupOut())
+        errors.append(((left_out.reshape(targets.shape) - targets) ** 2).sum())
+    return float(ALPHAS[int(np.argmin(errors))])
 
 
 def dense_part(expression: np.ndarray | sparse.spmatrix, spots: np.ndarray, genes: np.ndarray) -> np.ndarray:
@@ -224,15 +202,15 @@ def check_features(features: np.ndarray, n_spots: int, parameter: str = "feature
     return features
 
 
-def check_groups(groups: Sequence[Any] | np.ndarray, n_spots: int) -> np.ndarray:
+def check_groups(groups: Sequence[Any] | np.ndarray, n_spots: int, parameter: str = "groups") -> np.ndarray:
     """Return groups as strings, one per spot and none missing, or raise ``ValueError``."""
     from pandas import isna
 
     groups = np.asarray(groups)
     if groups.shape != (n_spots,):
-        raise ValueError(f"`groups` has shape {groups.shape}, ({n_spots},) is needed: one group per spot.")
+        raise ValueError(f"`{parameter}` has shape {groups.shape}, ({n_spots},) is needed: one group per spot.")
     if isna(groups).any():
-        raise ValueError(f"`groups` is missing for {int(isna(groups).sum())} spots: name them or leave them out.")
+        raise ValueError(f"`{parameter}` is missing for {int(isna(groups).sum())} spots: name them or leave them out.")
     return groups.astype(str)
 
 

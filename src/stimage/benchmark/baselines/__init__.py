@@ -1,0 +1,1 @@
+"""What every embedding and every prediction of expression is shown beside."""

@@ -1,0 +1,1 @@
+"""Hidden regions: evaluation, baselines, counting noise, and the public task."""
