@@ -260,7 +260,8 @@ def test_folder_that_is_a_file(tmp_path):
 def test_killed_at_random_moments(tmp_path):
     done = subprocess.run(
         [sys.executable, TESTS / "killed_training.py", tmp_path, "3", "1"],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
