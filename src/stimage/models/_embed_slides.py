@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CHOICES = ("closed", "human")
+FEWEST_SITES = 200
+"""Sites of a slide below which a checkpoint is not asked: how well it predicts them says little."""
 
 
 def embed_slides(
@@ -84,7 +86,8 @@ def _embed_on_own_axes(
     corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
     predicted: list[np.ndarray | None] = [None] * len(corpus)
     notes: dict[str, Any] = {"predictor": "", "predictor_id": ""}
-    if model == "human" or (model is None and pretrained.measures_enough(adatas)):
+    large = min(int(slide.active.sum()) for slide in corpus) >= FEWEST_SITES
+    if model == "human" or (model is None and large and pretrained.measures_enough(adatas)):
         from stimage.models._own_axes import LEAST_RATIO, fit_on_own_axes
 
         checkpoint = pretrained.load()
