@@ -153,7 +153,7 @@ def test_shared(tmp_path):
         ("axes", lambda tensor: tensor[:, :-1], "shape"),
         ("axes", lambda tensor: tensor * float("nan"), "NaN or infinite"),
         ("axes", lambda tensor: tensor[0], "instead of 2 axes"),
-        ("scales", lambda tensor: -tensor, "a scale is not above 0"),
+        ("scales", lambda tensor: -tensor, "a scale of the readout is not above 0"),
         ("codes.codes.axes", lambda tensor: tensor[:0], "are empty"),
         ("other", lambda _: torch.ones(3), "1 are unexpected"),
     ],

@@ -224,5 +224,10 @@ def _shown(value: Any) -> str:
 
 
 def _words(hint: Any) -> str:
-    names = {int: "a whole number below 2**31", float: "a number", str: "a text", bool: "true or false"}
+    names = {
+        int: "a whole number below 2**31",
+        float: "a number",
+        str: f"a text of at most {_LONGEST_TEXT} characters",
+        bool: "true or false",
+    }
     return f"one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else names.get(hint, str(hint))

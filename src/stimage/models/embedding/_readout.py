@@ -173,23 +173,25 @@ def sample(slides: Sequence[Slide], most_sites: int, *, seed: int) -> dict[int, 
     dict
         By the number of a slide, the slide with no more tissue than has to be read for the chosen sites, and these sites.
     """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(slides))
     squares = []
     for number, slide in enumerate(slides):
         sites = np.flatnonzero(slide.active)
         row, col = slide.site_index[sites].T // SQUARE
         place = row * slide.shape[1] + col
-        order = np.argsort(place, kind="stable")
-        parts = np.split(sites[order], np.flatnonzero(np.diff(place[order])) + 1)
+        by_square = np.argsort(place, kind="stable")
+        parts = np.split(sites[by_square], np.flatnonzero(np.diff(place[by_square])) + 1)
         squares += [(number, part) for part in parts if len(part)]
     chosen: dict[int, list[np.ndarray]] = {}
     n_missing = most_sites
-    for index in np.random.default_rng(seed).permutation(len(squares)):
+    for index in rng.permutation(len(squares)):
         number, sites = squares[index]
         chosen.setdefault(number, []).append(sites[:n_missing])
         n_missing -= len(chosen[number][-1])
         if not n_missing:
             break
-    found = {number: np.sort(np.concatenate(parts)) for number, parts in sorted(chosen.items())}
+    found = {int(number): np.sort(np.concatenate(chosen[number])) for number in order if number in chosen}
     return {number: (_around(slides[number], sites), sites) for number, sites in found.items()}
 
 
