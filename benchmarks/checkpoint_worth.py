@@ -80,7 +80,7 @@ def train(studies: dict[str, list], left_out: list[str], *, genes: list[str], ep
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
     if arguments.short:
