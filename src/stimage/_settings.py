@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,14 @@ def seed_of(seed: int | None) -> int:
     from scvi import settings
 
     return 0 if settings.seed is None else int(settings.seed)
+
+
+def say(message: str) -> None:
+    """Print a line, unless ``scvi.settings.verbosity`` is above INFO."""
+    scvi = sys.modules.get("scvi")  # which takes seconds to import, and has its default before that
+    verbosity = scvi.settings.verbosity if scvi else None
+    if verbosity is None or verbosity <= logging.INFO:
+        print(message)
 
 
 def progress(items: Sequence[Item], description: str) -> Iterable[Item]:

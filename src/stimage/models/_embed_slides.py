@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stimage import _validate, pretrained
+from stimage._settings import say
 from stimage.models._base import SlideModel
 from stimage.models._setup import corpus_of
 from stimage.models._smoothed_pca import N_POOL_GENES, SmoothedPCA
@@ -15,7 +15,6 @@ from stimage.models._smoothed_pca import N_POOL_GENES, SmoothedPCA
 if TYPE_CHECKING:
     from anndata import AnnData
 
-logger = logging.getLogger(__name__)
 CHOICES = ("closed", "human")
 FEWEST_SITES = 200
 """Sites of a slide below which a checkpoint is not asked: how well it predicts them says little."""
@@ -97,13 +96,9 @@ def _embed_on_own_axes(
         if used:
             notes |= {"predictor": "human", "predictor_id": checkpoint.model_id}
         if model is None:
-            logger.info(
-                "Embedding %s the checkpoint 'human': it explains %.0f %% of what masked sites express, Gaussian means of "
-                "their neighbours %.0f %%, and %.0f %% of that are asked for.",
-                "with" if used else "in closed form, without",
-                100 * found.model,
-                100 * found.neighbors,
-                100 * LEAST_RATIO,
+            say(
+                f"Embedded {'with' if used else 'in closed form, without'} the checkpoint 'human', which explains "
+                f"{found.ratio:.2f} of what neighbours explain of masked sites ({LEAST_RATIO} or more are asked for)."
             )
     else:
         fitted = SmoothedPCA(corpus, seed=seed)
