@@ -70,9 +70,9 @@ def fit_on_own_axes(
     tuple
         The closed form, predicted components of each slide (``None`` where they are not used) and the familiarity.
     """
+    known = list(corpus_of(adatas, model.vocabulary).to_target_sum(model.target_sum))  # raises for too few genes
     closed = SmoothedPCA(corpus, seed=seed)
     own = list(corpus.to_target_sum(model.target_sum))
-    known = list(corpus_of(adatas, model.vocabulary).to_target_sum(model.target_sum))
     axes, place = closed.readout.axes, shared_genes(adatas, corpus.vocabulary, model.vocabulary)
     on_model = np.zeros((len(model.genes), axes.shape[1]), dtype=np.float32)
     on_model[place[place >= 0]] = axes[place >= 0]
