@@ -134,6 +134,7 @@ class AlignmentSaveMixin(ShareMixin):
             "gene_encoder_id": None if self.gene_encoder is None else _gene_encoder_id(self.gene_encoder),
             "n_spot_genes": self.n_spot_genes,
             "spot_context": self.spot_context,
+            "spectral_start": self.spectral_start,
             "niches": self.niches,
             "niche_key": self.niche_key,
             "seed": self.seed,
@@ -194,7 +195,7 @@ class AlignmentSaveMixin(ShareMixin):
             model.config = read_dataclass(AlignerConfig, config["config"], "config")
             model.optimizer = read_dataclass(AlignmentOptimizerConfig, config["optimizer"], "optimizer")
             model.patches = read_dataclass(PatchSpec, config["patches"], "patches")
-            for name in ("train_image_encoder", "spot_context", "niches", "is_trained"):
+            for name in ("train_image_encoder", "spot_context", "spectral_start", "niches", "is_trained"):
                 setattr(model, name, typed(config[name], bool, name))
             model.niche_key, model.seed = typed(config["niche_key"], str, "niche_key"), config["seed"]
             model.n_spot_genes = typed(config["n_spot_genes"], int, "n_spot_genes")

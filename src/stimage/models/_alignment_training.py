@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from stimage import _validate
 from stimage.data import AlignmentDataModule
 from stimage.data._alignment_data import NEGATIVES, Negatives
 from stimage.models._fit import fit
+from stimage.models._head_penalty import unseen_penalty
 from stimage.train import AlignmentPlan
+
+if TYPE_CHECKING:
+    from stimage.models._stalign import STAlign
+
+_OF_ONE_TRAINING = ("callbacks", "logger", "default_root_dir", "enable_checkpointing")
+"""Options of the trainer that are not repeated when an aligner is trained without some donors."""
 
 
 class AlignmentTrainMixin:
@@ -29,6 +37,10 @@ class AlignmentTrainMixin:
         **trainer_kwargs: Any,
     ) -> None:
         """Train with scvi-tools' trainer; at the end, the regression from image to expression is fitted.
+
+        Its penalty is the one that predicts donors best whom neither it nor its aligner has seen: up to three aligners are
+        trained for that, each without some donors (without some slides, where all are of one donor). With a single slide, or
+        an image encoder that is trained along, it is chosen on vectors of the aligner itself.
 
         Parameters
         ----------
@@ -67,33 +79,40 @@ class AlignmentTrainMixin:
             learning_rate=learning_rate,
             num_workers=num_workers,
         )
-        slides = self._paired_for(None, image_dir=None, cache_dir=None).slides
-        data = AlignmentDataModule(
-            slides, batch_size=batch_size, negatives=negatives, num_workers=num_workers, seed=self.seed
-        )
+        self._paired_for(None, image_dir=None, cache_dir=None)  # raises without slides
         if learning_rate is not None:
             self.optimizer = replace(self.optimizer, learning_rate=learning_rate)
-        n_batches = data.dataset.n_batches
-        plan = AlignmentPlan(self.module, self.optimizer, n_steps=max_epochs * n_batches)
-        options = {
-            "max_epochs": max_epochs,
-            "accelerator": accelerator,
-            "devices": devices,
-            "gradient_clip_val": self.optimizer.gradient_clip,
-            "check_val_every_n_epoch": None,
-            "log_every_n_steps": min(n_batches, 10),
-        }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.module.train()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # no spots are held out
-                self.history, n_tokens = fit(plan, data, **{**options, **trainer_kwargs})
+        data_options = {"batch_size": batch_size, "negatives": negatives, "num_workers": num_workers}
+        options = {"max_epochs": max_epochs, "accelerator": accelerator, "devices": devices, **trainer_kwargs}
+        self.history, n_tokens = _fit_module(self, data_options, options)
         self.n_tokens_seen += n_tokens
-        self.module.eval()
         self.is_trained = True
         if self.image_encoder is not None:
-            self._fit_head()
+            beside = {name: value for name, value in options.items() if name not in _OF_ONE_TRAINING}
+            self._fit_head(unseen_penalty(self, lambda part: _fit_module(part, data_options, beside)))
+
+
+def _fit_module(
+    model: STAlign, data_options: dict[str, Any], trainer_options: dict[str, Any]
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Train the module of an aligner on its slides; losses and number of tokens seen."""
+    data = AlignmentDataModule(model.paired.slides, **data_options, seed=model.seed)
+    n_batches = data.dataset.n_batches
+    plan = AlignmentPlan(model.module, model.optimizer, n_steps=trainer_options["max_epochs"] * n_batches)
+    options = {
+        "gradient_clip_val": model.optimizer.gradient_clip,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": min(n_batches, 10),
+        **trainer_options,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.seed)
+        model.module.train()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # no spots are held out
+            result = fit(plan, data, **options)
+    model.module.eval()
+    return result
 
 
 def check_alignment_options(

@@ -74,7 +74,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
     patches
         Which image patches are looked at.
     spot_context
-        Whether the image of a spot is its patch beside that of its niche; alone, as published, when ``False``.
+        Whether the image of a spot is its patch beside that of its niche, which makes part of the cross-scale loss trivial
+        and retrieval easier; by default its patch alone, as published.
     niches
         Whether niches are seen at all. Without them, nothing trains the cross-attention: the fused vector is the
         concatenation of image and gene vector.
@@ -131,7 +132,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         train_image_encoder: bool = False,
         gene_encoder: STImage | ScGPTEncoder | None = None,
         patches: PatchSpec | None = None,
-        spot_context: bool = True,
+        spot_context: bool = False,
         niches: bool = True,
         n_image_components: int = 128,
         niche_key: str = _keys.NICHE,
@@ -184,12 +185,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         self.n_tokens_seen = 0
         self.is_trained = False
         self.head: ExpressionHead | None = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.module = self._build_module()
-        if spectral_start:
-            self._start_from_spectrum()
-        self.module.eval()
+        self.spectral_start = spectral_start
+        self.start_module()
 
     def __repr__(self) -> str:
         state = "trained" if self.is_trained else "not trained"
@@ -377,14 +374,32 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         level = "both" if self.niches else "spot"
         return [self.vectors(PairedCorpus(paired.corpus, [slide]), "image", level) for slide in paired.slides]
 
-    def _fit_head(self) -> None:
-        inputs = self._head_inputs(self.paired)
-        measured = [slide.measured for slide in self.paired.slides]
-        expression = [_expression(slide) for slide in self.paired.slides]
-        self.head = ExpressionHead.fit(
-            [part[seen] for part, seen in zip(inputs, measured, strict=True)],
-            [part[seen] for part, seen in zip(expression, measured, strict=True)],
-        )
+    def head_pairs(self, paired: PairedCorpus) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What the regression of expression is fitted on: its inputs and expression of the measured spots of each slide."""
+        inputs = self._head_inputs(paired)
+        return [
+            (part[slide.measured], _expression(slide)[slide.measured])
+            for part, slide in zip(inputs, paired.slides, strict=True)
+        ]
+
+    def _fit_head(self, penalty: float | None) -> None:
+        inputs, expression = zip(*self.head_pairs(self.paired), strict=True)
+        self.head = ExpressionHead.fit(list(inputs), list(expression), donors=self.donors, penalty=penalty)
+
+    @property
+    def donors(self) -> list[str]:
+        """Who each training slide is from; a slide of nobody known is from somebody of its own."""
+        slides = [slide.slide for slide in self.paired.slides]
+        return [f"donor {slide.donor}" if slide.donor else f"slide {slide.name}" for slide in slides]
+
+    def start_module(self) -> None:
+        """Build the module and give it its start, which the model's slides decide."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.module = self._build_module()
+        if self.spectral_start:
+            self._start_from_spectrum()
+        self.module.eval()
 
     def _build_module(self) -> SpotNicheAligner:
         sizes: dict[str, Any] = {"n_spot_genes": self.n_spot_genes}
@@ -419,7 +434,7 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
             scores = [batch[f"{level}_genes"] @ axes for batch in batches]
             images = [batch.get(f"{level}_image") for batch in batches]
             if images[0] is not None and images[0].dtype != np.uint8:
-                head = ExpressionHead.fit(images, scores)
+                head = ExpressionHead.fit(images, scores, donors=self.donors)
                 self.module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
 
     def _reduced(self, paired: PairedCorpus) -> PairedCorpus:

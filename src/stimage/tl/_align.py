@@ -32,7 +32,7 @@ def align(
     train_image_encoder: bool = False,
     gene_encoder: STImage | ScGPTEncoder | None = None,
     patches: PatchSpec | None = None,
-    spot_context: bool = True,
+    spot_context: bool = False,
     niches: bool = True,
     n_image_components: int = 128,
     image_dir: str | Path | None = None,
@@ -68,7 +68,8 @@ def align(
     grid_key, niche_key
         ``key_added`` of the grid and of the niches.
     donor_key
-        Key in ``obs`` of who the tissue is from, noted in the model.
+        Key in ``obs`` of who the tissue is from, noted in the model. The regression of expression is shrunk as predicts
+        donors best that it has not seen; without the key, each slide counts as a donor.
     image_encoder
         Frozen encoder of image patches: a name, one from :func:`stimage.modules.load_image_encoder` for weights on your
         disk, or ``None`` to align without images.
@@ -81,7 +82,7 @@ def align(
     patches
         Which image patches are looked at.
     spot_context
-        Whether the image of a spot is its patch beside that of its niche.
+        Whether the image of a spot is its patch beside that of its niche; by default its patch alone, as in the paper.
     niches
         Whether niches are seen at all.
     n_image_components
