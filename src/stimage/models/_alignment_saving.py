@@ -35,6 +35,7 @@ from stimage.models._expression_head import ExpressionHead
 from stimage.models._image_basis import ImageBasis
 from stimage.models._image_features import PatchSpec, encoder_id, named_encoder
 from stimage.models._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
+from stimage.models._patch_scale import PatchScale
 from stimage.models._setup import vocabulary_hash
 from stimage.models._sharing import ShareMixin
 from stimage.models._stimage import STImage
@@ -127,6 +128,7 @@ class AlignmentSaveMixin(ShareMixin):
             "config": asdict(self.config),
             "optimizer": asdict(self.optimizer),
             "patches": asdict(self.patches),
+            "patch_scale": asdict(self.patch_scale),
             "image_encoders": [None if encoder is None else encoder.config.name for encoder in encoders],
             "image_encoder_ids": [None if encoder is None else encoder_id(encoder) for encoder in encoders],
             "train_image_encoder": self.train_image_encoder,
@@ -195,6 +197,7 @@ class AlignmentSaveMixin(ShareMixin):
             model.config = read_dataclass(AlignerConfig, config["config"], "config")
             model.optimizer = read_dataclass(AlignmentOptimizerConfig, config["optimizer"], "optimizer")
             model.patches = read_dataclass(PatchSpec, config["patches"], "patches")
+            model.patch_scale = read_dataclass(PatchScale, config["patch_scale"], "patch_scale")
             for name in ("train_image_encoder", "spot_context", "spectral_start", "niches", "is_trained"):
                 setattr(model, name, typed(config[name], bool, name))
             model.niche_key, model.seed = typed(config["niche_key"], str, "niche_key"), config["seed"]

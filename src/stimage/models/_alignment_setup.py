@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.spatial import cKDTree
 
 from stimage import _keys, _validate
 from stimage._counts import stored_matrix
@@ -17,6 +16,7 @@ from stimage._libraries import image_libraries, library_name
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
 from stimage.data._corpus import slide_observations
 from stimage.models._image_features import PatchSpec, patch_features
+from stimage.models._patch_scale import spot_distance
 from stimage.models._setup import corpus_of, setup_of
 from stimage.modules import ImageEncoder, ScGPTEncoder
 
@@ -64,8 +64,7 @@ class ImageReader:
         image = SlideImage.from_anndata(
             adata[slide.observation_index], library_id=library_id, image_dir=self.image_dir, spatial_key=spatial_key
         )
-        distinct = np.unique(coordinates, axis=0)
-        pitch = float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
+        pitch = spot_distance(coordinates)
         kinds = {"spot_image": (self.patches.spot_boxes(coordinates, pitch), self.spot_encoder)}
         if boxes is not None:
             kinds["niche_image"] = (self.patches.niche_boxes(boxes), self.niche_encoder)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -20,6 +20,7 @@ from stimage.models._alignment_training import AlignmentTrainMixin
 from stimage.models._expression_head import ExpressionHead
 from stimage.models._image_basis import ImageBasis
 from stimage.models._image_features import PatchSpec, default_cache, named_encoder
+from stimage.models._patch_scale import patch_scale_of
 from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
 from stimage.modules import (
@@ -177,6 +178,8 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
                 seed=seed,
             )
         self.paired = self._reduced(paired)
+        sees_niches = niches and self.image_encoder is not None
+        self.patch_scale = patch_scale_of(paired.corpus, adatas, self.niche_key if sees_niches else None)
         self.n_spot_genes = paired.slides[0].batch([0])["spot_genes"].shape[1]
         # The paper's rate, for 1.3 million spots, takes the vectors of a few hundred further from their start than
         # domains can bear.
@@ -328,11 +331,9 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         """
         self.check_prediction_options(method=method, n_neighbors=n_neighbors)
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)
-        if method == "regression":
-            predicted = np.concatenate([self.head(part) for part in self._head_inputs(paired)])
-        else:
-            predicted = self._retrieved(paired, n_neighbors)
-        return np.maximum(predicted, 0)[paired.corpus.observation_order].astype(np.float32)
+        vectors = {level: self.vectors(paired, "image", level) for level in self.levels}
+        predicted = self.expression_of(method, n_neighbors)(vectors)
+        return predicted[paired.corpus.observation_order].astype(np.float32)
 
     def check_prediction_options(self, *, method: Any, n_neighbors: Any) -> None:
         """Raise for options of :meth:`predict_expression` that it would refuse.
@@ -354,7 +355,18 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
                 "`STAlign.load`, or `method='regression'`."
             )
 
-    def _retrieved(self, paired: PairedCorpus, n_neighbors: int) -> np.ndarray:
+    def expression_of(
+        self, method: PredictionMethod, n_neighbors: int
+    ) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+        """What predicts expression (spots x genes) from image vectors by level (spots x dimensions).
+
+        Parameters
+        ----------
+        method, n_neighbors
+            As in :meth:`predict_expression`.
+        """
+        if method == "regression":
+            return lambda vectors: np.maximum(self.head(np.concatenate(list(vectors.values()), axis=1)), 0)
         from sklearn.neighbors import NearestNeighbors
 
         measured = np.concatenate([slide.measured for slide in self.paired.slides])
@@ -362,7 +374,12 @@ class STAlign(AlignmentTrainMixin, AlignmentSaveMixin):
         expression = np.concatenate([_expression(slide) for slide in self.paired.slides])[measured]
         number = min(n_neighbors, len(keys))
         finder = NearestNeighbors(n_neighbors=number, metric="cosine", algorithm="brute").fit(keys)
-        return finder.kneighbors_graph(self.vectors(paired, "image")) @ expression / number
+        return lambda vectors: np.maximum(finder.kneighbors_graph(vectors["spot"]) @ expression / number, 0)
+
+    @property
+    def levels(self) -> tuple[Literal["spot", "niche"], ...]:
+        """Levels that the model sees."""
+        return ("spot", "niche") if self.niches else ("spot",)
 
     @property
     def n_head_inputs(self) -> int:
