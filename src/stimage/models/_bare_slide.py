@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TILE = 2048
 """Side of the part of the image that is worked on at a time, in pixels."""
-_BATCH_SIZE = 64
+_BATCH_SIZE = 16
 _SMALLEST_SHARE = 0.5
 """Tissue in the cell of a place that is predicted."""
 _MOST_PLACES = 5_000_000
