@@ -37,7 +37,7 @@ ABLATIONS: dict[str, dict] = {
     "no cross-scale loss": {"config": {"weights": (0.4, 0.3, 0.0)}},
     "no niche": {"niches": False},
     "random start": {"spectral_start": False},
-    "spot image alone": {"spot_context": False},
+    "niche beside the spot's image": {"spot_context": True},
 }
 
 PARTS = ("sections", "patients", "domains", "cross", "ablations", "genes")

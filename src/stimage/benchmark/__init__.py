@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stimage.benchmark._expression import evaluate_expression
     from stimage.benchmark._expression_baselines import mean_predictor, neighbor_predictor, ridge_predictor
     from stimage.benchmark._heads import knn_head, mlp_head
+    from stimage.benchmark._hest_bench import aligner_predictor, hest_bench, hest_bench_table
     from stimage.benchmark._noise_floor import counting_noise_floor
     from stimage.benchmark._region_baselines import gene_mean, inverse_distance, nearest_spots, smooth_fill
     from stimage.benchmark._regions import evaluate_regions, model_predictor
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_embedding_baselines": ["embedding_baselines", "neighbor_mean", "principal_components"],
         "_expression": ["evaluate_expression"],
         "_expression_baselines": ["mean_predictor", "neighbor_predictor", "ridge_predictor"],
+        "_hest_bench": ["aligner_predictor", "hest_bench", "hest_bench_table"],
         "_heads": ["knn_head", "mlp_head"],
         "_noise_floor": ["counting_noise_floor"],
         "_region_baselines": ["gene_mean", "inverse_distance", "nearest_spots", "smooth_fill"],
