@@ -169,7 +169,9 @@ def _check_source(adata: Any, image: Any, *, copy: bool, of_image: list[float | 
     """Raise unless there is one thing to predict for, and what belongs to it."""
     if image is None:
         if adata is None:
-            raise TypeError("Pass `adata`, an AnnData with an image and spots, or `image`, an image without.")
+            raise TypeError(
+                "`adata` must be an AnnData with an image and spots; or pass `image`, an image without spots."
+            )
         _validate.check_anndata(adata)
         if any(value is not None for value in of_image):
             raise ValueError(

@@ -207,7 +207,7 @@ def test_the_scale_of_the_training_slides(section, model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"image": None}, TypeError, "Pass `adata`.*or `image`"),
+        ({"image": None}, TypeError, "`adata` must be an AnnData.*or pass `image`"),
         ({"micrometres_per_pixel": None}, ValueError, "`micrometres_per_pixel` is needed"),
         ({"micrometres_per_pixel": 0.0}, ValueError, "`micrometres_per_pixel`"),
         ({"pitch": -1.0}, ValueError, "`pitch`"),
