@@ -118,6 +118,8 @@ def _check_parts(found: dict[str, Any], names: list[str | None], gene_encoder: s
         raise DamagedError(
             f"`image_encoders` are {'named' if niche else 'missing'} where the other parts say otherwise"
         )
+    if (niche is None) != (found["patch_scale"].niche_width is None):
+        raise DamagedError("`patch_scale` does not go with what is seen of niches")
     if spot is None and not found["niches"]:
         raise DamagedError("there are neither images nor niches to align")
     if found["spot_context"] and (not found["niches"] or found["train_image_encoder"]):
