@@ -75,6 +75,7 @@ def read_sections(data: Path, names: tuple[str, ...], cache: Path) -> Sections:
     for name in names:
         adata = anndata.read_h5ad(data / name / f"{name}.h5ad")
         adata.obs["slide"] = name
+        adata.obs["donor"] = donor_of(name)
         for library in adata.uns["spatial"].values():
             file = library["metadata"]["source_image_path"]
             (folder / file).symlink_to((data / name / file).resolve())
@@ -83,10 +84,17 @@ def read_sections(data: Path, names: tuple[str, ...], cache: Path) -> Sections:
     return Sections(adatas, ImageReader(encoder, encoder, PatchSpec(), folder, cache))
 
 
+def donor_of(name: str) -> str:
+    """Patient of a section: sections A1 to A6 of the breast tumours are of patient A."""
+    return name.removeprefix("img-")[:-1]
+
+
 def prepared(adata: anndata.AnnData) -> anndata.AnnData:
     """With grid and niches."""
     sti.pp.compact_grid(adata, slide_key="slide")
     sti.pp.build_niches(adata)
+    if "donor" in adata.obs:
+        sti.models.STAlign.setup_anndata(adata, donor_key="donor")
     return adata
 
 

@@ -37,7 +37,7 @@ ABLATIONS: dict[str, dict] = {
     "no cross-scale loss": {"config": {"weights": (0.4, 0.3, 0.0)}},
     "no niche": {"niches": False},
     "random start": {"spectral_start": False},
-    "spot image alone": {"spot_context": False},
+    "niche beside the spot's image": {"spot_context": True},
 }
 
 PARTS = ("sections", "patients", "domains", "cross", "ablations", "genes")
@@ -177,7 +177,7 @@ def genes_only(data: Path, seeds: list[int]) -> list[dict]:
     labels = adata.obs["label"].astype(str).to_numpy()[known]
     rows = []
     for seed in seeds:
-        model = sti.tl.align(adata, image_encoder=None, seed=seed, enable_progress_bar=False)
+        model = sti.tl.align(adata, image_encoder=None, seed=seed, trainer_kwargs={"enable_progress_bar": False})
         for level in ("spot", "niche", "both"):
             sti.tl.embed(adata, model, level=level)
             sti.tl.domains(adata, len(set(labels)), seed=seed)

@@ -57,7 +57,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(anndata|collections|lightning|matplotlib|np|numpy|os|pandas|pathlib|scipy|scvi|spatialdata|torch|typing|zarr)\..*",
     ),
-    ("py:.*", r"stimage\.(models\._alignment_setup|data\.sampling\.device\._dense_expression|train\._processes)\..*"),
+    ("py:.*", r"stimage\.(models\.alignment\._setup|data\.sampling\.device\._dense_expression|train\._processes)\..*"),
     ("py:.*", r"[^.]*"),
 ]
 
@@ -89,16 +89,19 @@ def preset_table() -> str:
 
 def encoder_table() -> str:
     """Known image encoders as a Markdown table."""
+
+    def words(value: object) -> str:
+        return {None: "?", True: "yes", False: "no"}[value]
+
     rows = []
     for config in IMAGE_ENCODERS.values():
         weights = f"`{config.hub}`" if config.hub else config.weights
-        microns = "" if config.microns_per_pixel is None else f"{config.microns_per_pixel:g}"
-        download = "yes" if config.timm_hub else ""
-        rows.append(
-            f"| `{config.name}` | {config.width} | {config.input_size} | {microns} | {weights} | {download} | {config.licence} |"
-        )
-    head = "| name | features | pixels | µm per pixel | weights | `allow_download` | licence |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+        numbers = [config.width, config.input_size, config.patch_size or "", f"{config.microns_per_pixel or '':}"]
+        terms = [config.licence or "?", words(config.commercial), words(config.gated)]
+        cells = [f"`{config.name}`", *numbers, weights, "yes" if config.timm_hub else "", *terms]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    head = "| name | features | pixels | patch | µm per pixel | weights | `allow_download` | licence | commercial | gated |"
+    return "\n".join([head, "|" + 10 * "---|", *rows])
 
 
 myst_substitutions = {
@@ -127,7 +130,7 @@ for module in modules_of(stimage):
 
 # Registries that are public, and the modules that they are from.
 REGISTRIES = {
-    "IMAGE_ENCODERS": "stimage.modules._image_encoder_configs",
+    "IMAGE_ENCODERS": "stimage.modules._image_encoders._registry",
     "LATTICES": "stimage.data.lattices._registry",
     "MASKINGS": "stimage.data.sampling.masking._registry",
     "METRICS": "stimage.benchmark.metrics._registry",

@@ -12,6 +12,7 @@ REGION = "stimage_region"
 ANNOTATION = "stimage_annotation"
 HOLES = "stimage_holes"
 PREDICTED = "stimage_predicted"
+QUERY = "stimage_query"
 STIMAGE = "stimage"
 """``uns`` entry with provenance: model id, version, parameters, vocabulary hash, seed, gene overlap."""
 

@@ -16,7 +16,7 @@ MODALITIES = ["image", "gene", "fused"]
 
 CHANGES = {
     "no niches": {"niches": False},
-    "spots without context": {"spot_context": False},
+    "spots with context": {"spot_context": True},
     "no fusion": {"config": replace(TINY, fusion=False)},
     "not adaptive": {"config": replace(TINY, adaptive=False)},
     "spot loss only": {"config": replace(TINY, weights=(1.0, 0.0, 0.0))},

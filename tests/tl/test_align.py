@@ -36,7 +36,7 @@ def test_options_reach_the_model(stained):
         "genes": stained.var_names[:30].tolist(),
         "niche_image_encoder": tiny_encoder(width=8, seed=1),
         "patches": PatchSpec((1.0,), (1.0,)),
-        "spot_context": False,
+        "spot_context": True,
         "n_image_components": 5,
         "config": replace(TINY, fusion=False),
         "spectral_start": False,

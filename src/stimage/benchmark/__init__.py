@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stimage.benchmark._domain_protocols import mean_and_deviation, random_split_knn, transfer_knn, unsupervised_ari
     from stimage.benchmark._domains import evaluate_domains
     from stimage.benchmark._expression import evaluate_expression
+    from stimage.benchmark._hest_bench import aligner_predictor, hest_bench, hest_bench_table
     from stimage.benchmark._report import Report
     from stimage.benchmark._retrieval import retrieval_recall
     from stimage.benchmark._scores import classification_scores, clustering_scores, reconstruction_scores
@@ -60,6 +61,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "regions._submit": ["region_method", "submit"],
         "regions._task": ["HiddenRegion", "RegionTask", "TaskSlide", "region_task"],
         "regions._evaluate": ["evaluate_regions", "model_predictor"],
+        "_hest_bench": ["aligner_predictor", "hest_bench", "hest_bench_table"],
         "_report": ["Report"],
         "_retrieval": ["retrieval_recall"],
         "_scores": ["classification_scores", "clustering_scores", "reconstruction_scores"],

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,21 +18,21 @@ from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
 from stimage.models.alignment._encoders import check_images, check_parts, gene_encoder_id, image_encoders
 from stimage.models.alignment._expression_head import ExpressionHead
+from stimage.models.alignment._head_penalty import unseen_penalty
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.models.alignment._image_features import PatchSpec, encoder_id
-from stimage.models.alignment._module import (
-    Level,
-    Modality,
-    build_aligner,
+from stimage.models.alignment._module import Level, Modality, asked_vectors, started_aligner, vectors
+from stimage.models.alignment._patch_scale import patch_scale_of
+from stimage.models.alignment._prediction import (
+    PredictionMethod,
+    check_prediction,
     fit_head,
-    head_inputs,
-    retrieved_expression,
-    start_from_spectrum,
-    vectors,
+    image_vectors,
+    predictor_of,
 )
 from stimage.models.alignment._saving import FLAGS, PARTS, restored, tensors_of
 from stimage.models.alignment._setup import ImageReader, PairedCorpus, paired_corpus_of
-from stimage.models.alignment._training import check_alignment_options, train_aligner
+from stimage.models.alignment._training import ONLY_ONCE, check_alignment_options, train_aligner
 from stimage.models.checkpoints._config import StoredConfig, losses_by_name
 from stimage.models.checkpoints._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
 from stimage.models.checkpoints._model_card import training_facts
@@ -41,7 +42,8 @@ from stimage.train import AlignmentOptimizerConfig
 if TYPE_CHECKING:
     from anndata import AnnData
 
-PredictionMethod = Literal["regression", "retrieval"]
+    from stimage.data import PairedSlide
+    from stimage.modules import SpotNicheAligner
 
 
 class STAlign(SlideModel):
@@ -76,7 +78,8 @@ class STAlign(SlideModel):
     patches
         Which image patches are looked at.
     spot_context
-        Whether the image of a spot is its patch beside that of its niche; alone, as published, when ``False``.
+        Whether the image of a spot is its patch beside that of its niche, which makes part of the cross-scale loss trivial
+        and retrieval easier; by default its patch alone, as published.
     niches
         Whether niches are seen at all. Without them, nothing trains the cross-attention: the fused vector is the
         concatenation of image and gene vector.
@@ -133,7 +136,7 @@ class STAlign(SlideModel):
         train_image_encoder: bool = False,
         gene_encoder: STImage | ScGPTEncoder | None = None,
         patches: PatchSpec | None = None,
-        spot_context: bool = True,
+        spot_context: bool = False,
         niches: bool = True,
         n_image_components: int = 128,
         niche_key: str = _keys.NICHE,
@@ -178,6 +181,8 @@ class STAlign(SlideModel):
                 seed=seed,
             )
         self.paired = self._reduced(paired)
+        sees_niches = niches and self.image_encoder is not None
+        self.patch_scale = patch_scale_of(paired.corpus, adatas, niche_key if sees_niches else None)
         self.n_spot_genes = paired.slides[0].batch([0])["spot_genes"].shape[1]
         # The paper's rate, for 1.3 million spots, takes the vectors of a few hundred further from their start than
         # domains can bear.
@@ -186,19 +191,8 @@ class STAlign(SlideModel):
         self.n_tokens_seen = 0
         self.is_trained = False
         self.head: ExpressionHead | None = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.module = build_aligner(
-                self.config,
-                n_genes=len(self.genes),
-                n_spot_genes=self.n_spot_genes,
-                niches=niches,
-                basis=self.basis,
-                trained_encoder=self.image_encoder if train_image_encoder else None,
-            )
-        if spectral_start:
-            start_from_spectrum(self.module, self.paired.slides, niches=niches, frozen_genes=gene_encoder is not None)
-        self.module.eval()
+        self.spectral_start = spectral_start
+        self.module = self._started(self.paired.slides)
 
     def __repr__(self) -> str:
         state = "trained" if self.is_trained else "not trained"
@@ -219,6 +213,10 @@ class STAlign(SlideModel):
         **trainer_kwargs: Any,
     ) -> None:
         """Train with scvi-tools' trainer; at the end, the regression from image to expression is fitted.
+
+        Its penalty is the one that predicts donors best whom neither it nor its aligner has seen: up to three aligners are
+        trained for that, each without some donors (without some slides, where all are of one donor). With a single slide, or
+        an image encoder that is trained along, it is chosen on vectors of the aligner itself.
 
         Parameters
         ----------
@@ -258,13 +256,14 @@ class STAlign(SlideModel):
         optimizer = changed_optimizer(self.optimizer, plan_kwargs)
         slides, self.optimizer = self._paired_for(None).slides, optimizer
         trainer = {"max_epochs": max_epochs, "accelerator": accelerator, "devices": devices, **trainer_kwargs}
-        self.history, n_tokens = train_aligner(
-            self.module, slides, optimizer=optimizer, **batches, trainer=trainer, seed=self.seed
-        )
+        train = partial(train_aligner, optimizer=optimizer, **batches, seed=self.seed)
+        self.history, n_tokens = train(self.module, slides, trainer=trainer)
         self.n_tokens_seen += n_tokens
         self.is_trained = True
         if self.image_encoder is not None:
-            self.head = fit_head(self.module, slides, niches=self.niches)
+            beside = {name: value for name, value in trainer.items() if name not in ONLY_ONCE}
+            penalty = unseen_penalty(slides, self._started, partial(train, trainer=beside), niches=self.niches)
+            self.head = fit_head(self.module, slides, niches=self.niches, penalty=penalty)
 
     def get_latent_representation(
         self,
@@ -301,32 +300,16 @@ class STAlign(SlideModel):
         ValueError
             If the model has no images or no niches and they are asked for.
         """
-        modality, level = self._asked(modality, level)
+        modality, level = asked_vectors(modality, level, niches=self.niches, images=self.image_encoder is not None)
         needed = {"images": modality != "gene", "counts": modality != "image"}
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, **needed)
         return vectors(self.module, paired.slides, modality, level)[paired.corpus.observation_order]
 
-    def _asked(self, modality: Any, level: Any) -> tuple[Modality, Level]:
-        """Modality and level that were asked for, or the defaults; raise ``ValueError`` unless the model has them."""
-        if level is None:
-            level = "both" if self.niches else "spot"
-        _validate.check_choice("level", level, get_args(Level))
-        if level != "spot" and not self.niches:
-            raise ValueError(f"`level`={level!r}: this model was built without niches; pass `level='spot'`.")
-        if modality is None:
-            modality = "gene" if self.image_encoder is None else "fused"
-        _validate.check_choice("modality", modality, get_args(Modality))
-        if modality != "gene" and self.image_encoder is None:
-            raise ValueError(
-                f"`modality`={modality!r} needs images, and this model was built without (`image_encoder=None`): only "
-                "`modality='gene'` can be had."
-            )
-        return modality, level
-
     def _embedding_facts(
         self, *, modality: Modality | None = None, level: Level | None = None, **_: Any
     ) -> dict[str, Any]:
-        return dict(zip(("modality", "level"), self._asked(modality, level), strict=True))
+        asked = asked_vectors(modality, level, niches=self.niches, images=self.image_encoder is not None)
+        return dict(zip(("modality", "level"), asked, strict=True))
 
     def predict_expression(
         self,
@@ -364,34 +347,11 @@ class STAlign(SlideModel):
         ValueError
             If the model has no images or was not trained, or retrieval is asked for without its training slides.
         """
-        self.check_prediction_options(method=method, n_neighbors=n_neighbors)
+        check_prediction(self, method=method, n_neighbors=n_neighbors)
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)
-        if method == "regression":
-            inputs = head_inputs(self.module, paired.slides, niches=self.niches)
-            predicted = np.concatenate([self.head(part) for part in inputs])
-        else:
-            predicted = retrieved_expression(self.module, paired.slides, self.paired.slides, n_neighbors)
-        return np.maximum(predicted, 0)[paired.corpus.observation_order].astype(np.float32)
-
-    def check_prediction_options(self, *, method: Any, n_neighbors: Any) -> None:
-        """Raise for options of :meth:`predict_expression` that it would refuse.
-
-        Parameters
-        ----------
-        method, n_neighbors
-            As in :meth:`predict_expression`.
-        """
-        _validate.check_choice("method", method, get_args(PredictionMethod))
-        _validate.check_positive("n_neighbors", n_neighbors)
-        if self.image_encoder is None:
-            raise ValueError("This model was built without images (`image_encoder=None`): it cannot predict from them.")
-        if self.head is None:
-            raise ValueError("This model was not trained: call `train` first.")
-        if method == "retrieval" and self.paired is None:
-            raise ValueError(
-                "`method='retrieval'` averages training spots, and this model was loaded without any: pass `data` to "
-                "`STAlign.load`, or `method='regression'`."
-            )
+        predict = predictor_of(self, method, n_neighbors)
+        predicted = predict(image_vectors(self.module, paired.slides, niches=self.niches))
+        return predicted[paired.corpus.observation_order].astype(np.float32)
 
     @classmethod
     def load(
@@ -483,6 +443,21 @@ class STAlign(SlideModel):
 
     def _file_names(self) -> tuple[str, ...]:
         return (*MODEL_FILES, *(GENE_ENCODER_FILES if isinstance(self.gene_encoder, STImage) else ()))
+
+    def _started(self, slides: list[PairedSlide]) -> SpotNicheAligner:
+        """A module at its start, which these slides decide."""
+        return started_aligner(
+            self.config,
+            slides,
+            spectral_start=self.spectral_start,
+            frozen_genes=self.gene_encoder is not None,
+            seed=self.seed,
+            niches=self.niches,
+            n_genes=len(self.genes),
+            n_spot_genes=self.n_spot_genes,
+            basis=self.basis,
+            trained_encoder=self.image_encoder if self.train_image_encoder else None,
+        )
 
     def _reduced(self, paired: PairedCorpus) -> PairedCorpus:
         """The same slides with what the module sees of their images."""

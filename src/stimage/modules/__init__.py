@@ -10,8 +10,14 @@ if TYPE_CHECKING:
     from stimage.modules._contrastive import Temperature, info_nce
     from stimage.modules._fusion import SymmetricCrossAttention
     from stimage.modules._gene_tokens import GeneTokens
-    from stimage.modules._image_encoder_configs import IMAGE_ENCODERS, ImageEncoderConfig
-    from stimage.modules._image_encoders import ImageEncoder, load_image_encoder
+    from stimage.modules._image_encoders import (
+        IMAGE_ENCODERS,
+        ImageEncoder,
+        ImageEncoderConfig,
+        image_encoders,
+        load_image_encoder,
+        register_image_encoder,
+    )
     from stimage.modules._masked_autoencoder import AutoencoderConfig, MaskedAutoencoder
     from stimage.modules._scgpt import ScGPTEncoder
     from stimage.modules._spot_autoencoder import NeighborhoodAutoencoder, SliceAutoencoder, SpotAutoencoder
@@ -27,8 +33,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_contrastive": ["Temperature", "info_nce"],
         "_fusion": ["SymmetricCrossAttention"],
         "_gene_tokens": ["GeneTokens"],
-        "_image_encoder_configs": ["IMAGE_ENCODERS", "ImageEncoderConfig"],
-        "_image_encoders": ["ImageEncoder", "load_image_encoder"],
+        "_image_encoders": [
+            "IMAGE_ENCODERS",
+            "ImageEncoder",
+            "ImageEncoderConfig",
+            "image_encoders",
+            "load_image_encoder",
+            "register_image_encoder",
+        ],
         "_masked_autoencoder": ["AutoencoderConfig", "MaskedAutoencoder"],
         "_scgpt": ["ScGPTEncoder"],
         "_spot_autoencoder": ["NeighborhoodAutoencoder", "SliceAutoencoder", "SpotAutoencoder"],

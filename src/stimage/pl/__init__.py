@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from stimage.pl._alignment import alignment
     from stimage.pl._benchmark import benchmark
     from stimage.pl._domains import domains
+    from stimage.pl._expression import expression
     from stimage.pl._niches import niches
     from stimage.pl._proportions import proportions
     from stimage.pl._region_error import region_error
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_alignment": ["alignment"],
         "_benchmark": ["benchmark"],
         "_domains": ["domains"],
+        "_expression": ["expression"],
         "_niches": ["niches"],
         "_proportions": ["proportions"],
         "_region_error": ["region_error"],

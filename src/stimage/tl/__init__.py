@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stimage.tl._fill_holes import fill_holes
     from stimage.tl._predict_expression import predict_expression
     from stimage.tl._pretrain import pretrain
+    from stimage.tl._query import query
     from stimage.tl._reconstruct_region import reconstruct_region
 
 # What a name needs is loaded when it is first asked for.
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_fill_holes": ["fill_holes"],
         "_predict_expression": ["predict_expression"],
         "_pretrain": ["pretrain"],
+        "_query": ["query"],
         "_reconstruct_region": ["reconstruct_region"],
     },
 )

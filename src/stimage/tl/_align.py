@@ -57,7 +57,8 @@ def align(
     grid_key, niche_key
         ``key_added`` of the grid and of the niches.
     donor_key
-        Key in ``obs`` of who the tissue is from, noted in the model.
+        Key in ``obs`` of who the tissue is from, noted in the model. The regression of expression is shrunk as predicts
+        donors best that it has not seen; without the key, each slide counts as a donor.
     image_encoder
         Frozen encoder of image patches: a name, one from :func:`stimage.modules.load_image_encoder` for weights on your
         disk, or ``None`` to align without images.

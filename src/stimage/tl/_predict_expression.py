@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,18 +9,25 @@ import pandas as pd
 from stimage import _keys, _validate
 from stimage.models import STAlign
 from stimage.models._setup import notes_of, setup_of
+from stimage.models.alignment._prediction import check_prediction
 from stimage.models.alignment._prediction_layer import prediction_layer
+from stimage.models.alignment.bare_slide._output import predicted_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stimage.models._stalign import PredictionMethod
+    from stimage.models.alignment._prediction import PredictionMethod
 
 
 def predict_expression(
-    adata: AnnData,
-    aligner: STAlign,
+    adata: AnnData | None = None,
+    aligner: STAlign | None = None,
     *,
+    image: str | Path | Any | None = None,
+    micrometres_per_pixel: float | None = None,
+    pitch: float | None = None,
+    spot_distance: float | None = None,
+    tissue: Literal["otsu", "all"] = "otsu",
     method: PredictionMethod = "regression",
     n_neighbors: int = 50,
     image_dir: str | Path | None = None,
@@ -28,7 +35,11 @@ def predict_expression(
     key_added: str = _keys.PREDICTED,
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict expression from the image alone; the counts of ``adata`` are not looked at, and may all be zero.
+    """Predict expression from the image alone, at the spots of ``adata`` or all over the tissue of an ``image``.
+
+    The counts of ``adata`` are not looked at, and may all be zero. An ``image`` needs no spots at all: predictions are made at
+    places of a square lattice over its tissue, which is found by its saturation. It is worked on by tiles, so that a whole
+    slide takes little memory.
 
     Predictions say what the training slides' tissue of this look expresses. They are shrunk towards the mean: compare genes
     by correlation over the slide, and judge them against the ridge regression of
@@ -37,9 +48,21 @@ def predict_expression(
     Parameters
     ----------
     adata
-        AnnData after :func:`stimage.pp.compact_grid` and :func:`stimage.pp.build_niches`, with an image.
+        AnnData after :func:`stimage.pp.compact_grid` and :func:`stimage.pp.build_niches`, with an image; ``None`` with
+        ``image``.
     aligner
         A trained aligner.
+    image
+        Path of an image file, or an array (rows x columns, with or without channels), of a slide without spots.
+    micrometres_per_pixel
+        Size of a pixel of ``image`` at its full resolution.
+    pitch
+        Distance between the places to predict in micrometres; by default ``spot_distance``.
+    spot_distance
+        Distance between the spots of the training slides in micrometres, which says how large patches are; by default what
+        their grids say.
+    tissue
+        ``"otsu"``: places on stained tissue, by Otsu's threshold of saturation; ``"all"``: on the whole image.
     method
         ``"regression"``: ridge regression on aligned image vectors; ``"retrieval"``: mean of the training
         spots whose gene vectors are nearest to the image vector.
@@ -57,7 +80,9 @@ def predict_expression(
     Returns
     -------
     AnnData or None
-        With ``copy=True`` the copy. Writes:
+        With ``copy=True`` the copy. With ``image`` an AnnData of the places (places x predicted genes), whose counts in ``X`` are
+        all zero, with a grid, ``obsm["spatial"]`` in pixels of the image, ``obs["tissue"]`` (share of tissue in the cell of a
+        place) and a picture in ``uns["spatial"]``, which :func:`stimage.pl.expression` shows. Writes:
 
     ``layers["stimage_predicted"]``
         log1p of counts per 10,000 (observations x genes), float32; NaN for genes that the aligner does not know. With more than
@@ -67,7 +92,7 @@ def predict_expression(
         Instead of the layer, where the NaN would take ten times the room of the predictions: a data frame of the predicted
         genes alone (observations x predicted genes), float32.
     ``uns["stimage"]["stimage_predicted"]``
-        Model id, version, parameters, vocabulary hash and gene overlap.
+        Model id, version, parameters, vocabulary hash and gene overlap; with ``image`` its SHA-256, too.
 
     Raises
     ------
@@ -76,7 +101,8 @@ def predict_expression(
     KeyError
         If grid, niches or image are missing.
     ValueError
-        If the aligner was built without images or was not trained, or too few genes are known to it.
+        If the aligner was built without images or was not trained, too few genes are known to it, both ``adata`` and
+        ``image`` are given or neither, or the image shows no tissue.
 
     Warns
     -----
@@ -94,7 +120,7 @@ def predict_expression(
     ----------
     ST-Align, evaluation of gene expression prediction.
     """
-    _validate.check_anndata(adata)
+    _check_source(adata, image, copy=copy, of_image=[micrometres_per_pixel, pitch, spot_distance])
     if not isinstance(aligner, STAlign):
         raise TypeError(
             f"`aligner` must be a stimage.models.STAlign, found {type(aligner).__name__}: train one with "
@@ -103,9 +129,25 @@ def predict_expression(
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
-    notes = notes_of(adata)
     options = {"method": method, "n_neighbors": n_neighbors}
-    aligner.check_prediction_options(**options)
+    check_prediction(aligner, **options)
+    if image is not None:
+        for parameter, value in (("pitch", pitch), ("spot_distance", spot_distance)):
+            if value is not None:
+                _validate.check_range(parameter, value, 0, np.inf)
+        _validate.check_range("micrometres_per_pixel", micrometres_per_pixel, 0, np.inf)
+        _validate.check_choice("tissue", tissue, ("otsu", "all"))
+        return predicted_slide(
+            aligner,
+            image,
+            micrometres_per_pixel=micrometres_per_pixel,
+            pitch=pitch,
+            spot_distance=spot_distance,
+            tissue=tissue,
+            **options,
+            key_added=key_added,
+        )
+    notes = notes_of(adata)
     match = aligner.vocabulary.match(adata)
     match.report()
     predicted = aligner.predict_expression(adata, **options, image_dir=image_dir, cache_dir=cache_dir)
@@ -121,3 +163,26 @@ def predict_expression(
         adata.layers[key_added] = layer
     adata.uns[_keys.STIMAGE] = {**notes, key_added: {**aligner.provenance(adata), **options}}
     return adata if copy else None
+
+
+def _check_source(adata: Any, image: Any, *, copy: bool, of_image: list[float | None]) -> None:
+    """Raise unless there is one thing to predict for, and what belongs to it."""
+    if image is None:
+        if adata is None:
+            raise TypeError(
+                "`adata` must be an AnnData with an image and spots; or pass `image`, an image without spots."
+            )
+        _validate.check_anndata(adata)
+        if any(value is not None for value in of_image):
+            raise ValueError(
+                "`micrometres_per_pixel`, `pitch` and `spot_distance` are of an `image`, which is not given: `adata` has spots."
+            )
+        return
+    if adata is not None:
+        raise ValueError("`adata` and `image` exclude one another: pass `None` for `adata`, or leave `image` out.")
+    if copy:
+        raise ValueError("`copy=True` is of `adata`: with `image` a new AnnData is returned anyway.")
+    if of_image[0] is None:
+        raise ValueError(
+            "`micrometres_per_pixel` is needed with `image`: patches are cut at the scale of the training."
+        )

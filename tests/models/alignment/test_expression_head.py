@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from stimage.models.alignment._expression_head import PENALTIES, ExpressionHead, _Moments
+from stimage.models.alignment._expression_head import PENALTIES, ExpressionHead, _Moments, penalty_errors
 
 
 def slides(sizes, *, n_inputs=6, n_genes=4, noise=1.0, seed=0):
@@ -69,6 +69,33 @@ def test_equals_ridge_of_scikit_learn(penalty):
     np.testing.assert_allclose(head.intercept, expression[0].mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(head(inputs[0]), model.predict(inputs[0] - mean), rtol=1e-4, atol=1e-4)
     assert head(inputs[0]).dtype == np.float32
+
+
+def test_slides_of_a_donor_are_left_out_together():
+    inputs, expression = slides([20, 15, 25], noise=30)
+    head = ExpressionHead.fit(inputs, expression, donors=["ann", "bob", "ann"])
+    joined = [np.concatenate([part[0], part[2]]) for part in (inputs, expression)]
+    errors = slow_errors([joined[0], inputs[1]], [joined[1], expression[1]])
+    assert head.penalty == pytest.approx(PENALTIES[np.argmin(errors)])
+    alone = ExpressionHead.fit(inputs, expression, donors=["ann"] * 3)
+    assert alone.penalty == ExpressionHead.fit(inputs, expression).penalty
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 10.0])
+def test_a_penalty_that_is_given(penalty):
+    inputs, expression = slides([20, 15])
+    assert ExpressionHead.fit(inputs, expression, penalty=penalty).penalty == pytest.approx(penalty)
+
+
+def test_errors_on_slides_that_were_not_seen():
+    inputs, expression = slides([30, 20, 15, 0], noise=10)
+    pairs = list(zip(inputs, expression, strict=True))
+    found = penalty_errors(pairs[:2], pairs[2:])
+    for position, penalty in enumerate(PENALTIES):
+        model, mean = ridge(np.concatenate(inputs[:2]), np.concatenate(expression[:2]), penalty)
+        error = ((model.predict(inputs[2] - mean) - expression[2]) ** 2).sum()
+        assert found[position] == pytest.approx(error, rel=1e-5)
+    assert not penalty_errors(pairs, []).any()
 
 
 @settings(max_examples=30, deadline=None)

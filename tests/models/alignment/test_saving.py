@@ -120,7 +120,7 @@ def test_a_linear_model(stained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"niches": False}, {"spot_context": False}, {"image_encoder": None}, {"niche_key": "ring"}]
+    "options", [{"niches": False}, {"spot_context": True}, {"image_encoder": None}, {"niche_key": "ring"}]
 )
 def test_other_parts(stained, tmp_path, options):
     if "niche_key" in options:
@@ -271,10 +271,17 @@ def swap_genes(document):
         lambda document: document.update(patches={"spot_widths": []}),
         lambda document: document.update(patches={"spot_widths": [-1.0]}),
         lambda document: document.update(patches=[[1]]),
+        lambda document: document.pop("patch_scale"),
+        lambda document: document["patch_scale"].update(spot_distance=-100.0),
+        lambda document: document["patch_scale"].update(spot_distance=float("nan")),
+        lambda document: document["patch_scale"].update(spot_distance="wide"),
+        lambda document: document["patch_scale"].update(niche_width=None),
+        lambda document: document["patch_scale"].update(niche_width=0),
+        lambda document: document.update(spectral_start="yes"),
         lambda document: document.update(n_spot_genes=7),
         lambda document: document.update(n_spot_genes=None),
         lambda document: document.update(niches=False),
-        lambda document: document.update(spot_context=False),
+        lambda document: document.update(spot_context=True),
         lambda document: document.update(train_image_encoder=True),
         lambda document: document.update(seed=float("inf")),
         lambda document: document.update(history=[1]),

@@ -131,6 +131,13 @@ def standardised_features(features: np.ndarray) -> np.ndarray:
     """
     features = np.asarray(features, dtype=np.float32)
     # Sums of many float32 values drift: the mean of 100,000 equal ones is off by more than the smallest spread.
-    centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    spread = np.sqrt(np.square(centred).mean(axis=0, dtype=np.float64)).astype(np.float32)
-    return np.clip(centred / (spread + _SMALLEST_SPREAD), -_CLIP, _CLIP)
+    mean = features.mean(axis=0, dtype=np.float64)
+    centred = features - mean.astype(np.float32)
+    spread = np.sqrt(np.square(centred).mean(axis=0, dtype=np.float64))
+    return standardised_by(features, mean, spread)
+
+
+def standardised_by(features: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Features (patches x features) less a mean and over a spread that are known, within three of it, float32."""
+    centred = features - mean.astype(np.float32)
+    return np.clip(centred / (spread.astype(np.float32) + _SMALLEST_SPREAD), -_CLIP, _CLIP)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Parts = list[tuple[np.ndarray, np.ndarray]]
 PENALTIES = np.logspace(-3, 3, 13)
 """Penalties that are tried, in mean variances of an input."""
 
@@ -30,11 +31,18 @@ class ExpressionHead:
     penalty: float
 
     @classmethod
-    def fit(cls, inputs: list[np.ndarray], expression: list[np.ndarray]) -> ExpressionHead:
-        """Fit on training slides; the penalty is the one that predicts each slide best from the others.
+    def fit(
+        cls,
+        inputs: list[np.ndarray],
+        expression: list[np.ndarray],
+        *,
+        donors: list[str] | None = None,
+        penalty: float | None = None,
+    ) -> ExpressionHead:
+        """Fit on training slides; the penalty is the one that predicts each donor's slides best from the others.
 
-        With a single slide, the penalty is chosen on its quarters in the order of the spots. Memory does not grow
-        with the number of slides: only sums of products are kept.
+        With a single donor each of its slides is left out, with a single slide its quarters in the order of the spots.
+        Memory does not grow with the number of slides: only sums of products are kept.
 
         Parameters
         ----------
@@ -42,24 +50,37 @@ class ExpressionHead:
             What the image says of the spots of each slide (spots x inputs).
         expression
             Their expression (spots x genes).
+        donors
+            Who each slide is from; by default each is from somebody else.
+        penalty
+            A penalty that was chosen elsewhere, one of :data:`PENALTIES`.
 
         Returns
         -------
         ExpressionHead
             The fitted head.
         """
-        parts = [pair for pair in zip(inputs, expression, strict=True) if len(pair[0])]
+        donors = [str(number) for number in range(len(inputs))] if donors is None else donors
+        parts = [part for part in zip(inputs, expression, donors, strict=True) if len(part[0])]
         if len(parts) == 1:
-            parts = list(zip(*(np.array_split(part, min(4, len(part))) for part in parts[0]), strict=True))
-        moments = [_Moments.of(x, y) for x, y in parts]
-        total = sum(moments[1:], start=moments[0])
-        errors = np.zeros(len(PENALTIES))
-        for held_out in moments if len(moments) > 1 else []:
-            rest = total - held_out
-            for number, penalty in enumerate(PENALTIES):
-                errors[number] += rest.solve(penalty).squared_error(held_out)
+            x, y, _ = parts[0]
+            quarters = zip(*(np.array_split(part, min(4, len(part))) for part in (x, y)), strict=True)
+            parts = [(*quarter, str(number)) for number, quarter in enumerate(quarters)]
+        elif len({donor for _, _, donor in parts}) == 1:
+            parts = [(x, y, str(number)) for number, (x, y, _) in enumerate(parts)]
+        moments: dict[str, _Moments] = {}
+        for x, y, donor in parts:
+            found = _Moments.of(x, y)
+            moments[donor] = moments[donor] + found if donor in moments else found
+        first, *others = moments.values()
+        total = sum(others, start=first)
+        if penalty is None:
+            errors = np.zeros(len(PENALTIES))
+            for held_out in moments.values() if others else []:
+                errors += _errors(total - held_out, held_out)
+            penalty = float(PENALTIES[int(np.argmin(errors))])
         # As it will be read from a file, so that a loaded model predicts the same to the last digit.
-        return cls.from_tensors(total.solve(float(PENALTIES[int(np.argmin(errors))])).tensors())
+        return cls.from_tensors(total.solve(penalty).tensors())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,3 +145,26 @@ class _Moments:
         ridge = penalty * max(np.trace(covariance) / len(mean), 1e-12)
         weights = np.linalg.solve(covariance + ridge * np.eye(len(mean)), cross)
         return ExpressionHead(mean, weights, intercept, penalty)
+
+
+def penalty_errors(train: Parts, test: Parts) -> np.ndarray:
+    """Squared error of each of :data:`PENALTIES` on slides that neither the head nor what its inputs come from has seen.
+
+    Parameters
+    ----------
+    train, test
+        Inputs (spots x inputs) and expression (spots x genes) of slides.
+
+    Returns
+    -------
+    numpy.ndarray
+        Sum over spots and genes (penalties).
+    """
+    seen, unseen = ([_Moments.of(x, y) for x, y in part if len(x)] for part in (train, test))
+    if not seen or not unseen:
+        return np.zeros(len(PENALTIES))
+    return _errors(sum(seen[1:], start=seen[0]), sum(unseen[1:], start=unseen[0]))
+
+
+def _errors(train: _Moments, test: _Moments) -> np.ndarray:
+    return np.array([train.solve(penalty).squared_error(test) for penalty in PENALTIES])

@@ -81,7 +81,11 @@ class ImageBasis:
 
     def __call__(self, slide: PairedSlide) -> dict[str, np.ndarray]:
         """Components of the images of a slide's spots and niches (spots x components), by level."""
-        seen = {name: getattr(slide, name) @ axes for name, axes in self.tensors().items()}
+        return self.components({name: getattr(slide, name) for name in self.tensors()})
+
+    def components(self, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Components of standardised features (spots x features), by level."""
+        seen = {name: images[name] @ axes for name, axes in self.tensors().items()}
         if self.spot_context:
             seen["spot_image"] = np.concatenate([seen["spot_image"], seen["niche_image"]], axis=1)
         return seen

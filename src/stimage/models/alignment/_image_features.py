@@ -130,7 +130,6 @@ def patch_features(
     if stored is not None:
         return stored
     encoder = encoder.eval()
-    device = next(encoder.parameters()).device
     size = encoder.config.input_size
     stacked = np.concatenate(boxes)
     n_batches = -(-len(stacked) // _BATCH_SIZE)
@@ -138,7 +137,7 @@ def patch_features(
     rows, colours = [], []
     for _ in progress(range(n_batches), description):
         pixels, _ = next(batches)
-        rows.append(encoder(torch.from_numpy(pixels).to(device)).float().cpu().numpy())
+        rows.append(encoded(pixels, encoder))
         colours.append(patch_colours(pixels))
     parts = [part for values in (rows, colours) for part in np.split(np.concatenate(values), len(boxes))]
     features = np.concatenate(parts, axis=1)
@@ -152,6 +151,13 @@ def patch_features(
     if path is not None:
         _write(path, features)
     return features
+
+
+@torch.no_grad()
+def encoded(pixels: np.ndarray, encoder: ImageEncoder) -> np.ndarray:
+    """What an encoder in evaluation mode says of patches (n x height x width x 3, ``uint8``), float32."""
+    device = next(encoder.parameters()).device
+    return encoder(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
 
 
 def patch_colours(pixels: np.ndarray) -> np.ndarray:

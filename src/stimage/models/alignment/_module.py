@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from stimage import _validate
 from stimage.data import PairedSlide, principal_genes
 from stimage.data.sampling._alignment_data import in_order
 from stimage.models.alignment._expression_head import ExpressionHead
@@ -18,6 +19,16 @@ Level = Literal["spot", "niche", "both"]
 _BATCH_SIZE = 512
 _START_COMPONENTS = 32
 _SMALLEST_SPREAD = 1e-3
+
+
+def levels_of(niches: bool) -> tuple[Literal["spot", "niche"], ...]:
+    """Levels that an aligner sees."""
+    return ("spot", "niche") if niches else ("spot",)
+
+
+def donors_of(slides: list[PairedSlide]) -> list[str]:
+    """Who each slide is from; a slide of nobody known is from somebody of its own."""
+    return [f"donor {part.slide.donor}" if part.slide.donor else f"slide {part.slide.name}" for part in slides]
 
 
 def build_aligner(
@@ -64,9 +75,46 @@ def build_aligner(
     return SpotNicheAligner(config, **sizes)
 
 
-def n_head_inputs(config: AlignerConfig, *, niches: bool) -> int:
-    """What the regression of expression sees of a spot: image vectors of the spot, and of its niche."""
-    return config.dim * (2 if niches else 1)
+def started_aligner(
+    config: AlignerConfig,
+    slides: list[PairedSlide],
+    *,
+    spectral_start: bool,
+    frozen_genes: bool,
+    seed: int,
+    niches: bool,
+    **sizes: Any,
+) -> SpotNicheAligner:
+    """A module at its start, in evaluation mode.
+
+    Parameters
+    ----------
+    config
+        Its sizes.
+    slides
+        Slides as it sees them, which decide the start in closed form.
+    spectral_start
+        Start in closed form, or at random.
+    frozen_genes
+        Whether spots come as vectors of a frozen encoder.
+    seed
+        Seed of the weights.
+    niches
+        Whether niches are seen.
+    sizes
+        Further arguments of :func:`build_aligner`.
+
+    Returns
+    -------
+    stimage.modules.SpotNicheAligner
+        The module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build_aligner(config, niches=niches, **sizes)
+    if spectral_start:
+        start_from_spectrum(module, slides, niches=niches, frozen_genes=frozen_genes)
+    return module.eval()
 
 
 def start_from_spectrum(
@@ -95,15 +143,33 @@ def start_from_spectrum(
     # What is compared starts halfway to components of equal spread: the first ones lead, the others are heard.
     scale = torch.from_numpy(np.sqrt(typical / deviation))
     batches = [slide.batch(np.flatnonzero(slide.measured)) for slide in slides]
-    for level in ("spot", "niche") if niches else ("spot",):
+    for level in levels_of(niches):
         if level == "spot" and frozen_genes:
             continue
         module.start_from(level, "gene", torch.from_numpy(axes), scale)
         scores = [batch[f"{level}_genes"] @ axes for batch in batches]
         images = [batch.get(f"{level}_image") for batch in batches]
         if images[0] is not None and images[0].dtype != np.uint8:
-            head = ExpressionHead.fit(images, scores)
+            head = ExpressionHead.fit(images, scores, donors=donors_of(slides))
             module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
+
+
+def asked_vectors(modality: Any, level: Any, *, niches: bool, images: bool) -> tuple[Modality, Level]:
+    """Modality and level that were asked for, or the defaults; raise ``ValueError`` unless the aligner has them."""
+    if level is None:
+        level = "both" if niches else "spot"
+    _validate.check_choice("level", level, get_args(Level))
+    if level != "spot" and not niches:
+        raise ValueError(f"`level`={level!r}: this model was built without niches; pass `level='spot'`.")
+    if modality is None:
+        modality = "fused" if images else "gene"
+    _validate.check_choice("modality", modality, get_args(Modality))
+    if modality != "gene" and not images:
+        raise ValueError(
+            f"`modality`={modality!r} needs images, and this model was built without (`image_encoder=None`): only "
+            "`modality='gene'` can be had."
+        )
+    return modality, level
 
 
 @torch.no_grad()
@@ -112,7 +178,7 @@ def vectors(
 ) -> np.ndarray:
     """Vectors of the spots of slides, slide after slide (spots x dimensions), float32."""
     module.eval()
-    levels = ("spot", "niche") if level == "both" else (level,)
+    levels = levels_of(True) if level == "both" else (level,)
     device = next(module.parameters()).device
     rows = []
     for _, batch in in_order(slides, _BATCH_SIZE):
@@ -120,36 +186,3 @@ def vectors(
         parts = [module.embed(batch, each, modality) for each in levels]
         rows.append(torch.cat(parts, dim=1).float().cpu().numpy())
     return np.concatenate(rows)
-
-
-def head_inputs(module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool) -> list[np.ndarray]:
-    """What the image says of the spots of each slide: aligned vectors of spot and niche."""
-    return [vectors(module, [slide], "image", "both" if niches else "spot") for slide in slides]
-
-
-def fit_head(module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool) -> ExpressionHead:
-    """Regression from image vectors to expression, fitted on the measured spots of slides."""
-    inputs = head_inputs(module, slides, niches=niches)
-    return ExpressionHead.fit(
-        [part[slide.measured] for part, slide in zip(inputs, slides, strict=True)],
-        [_expression(slide)[slide.measured] for slide in slides],
-    )
-
-
-def retrieved_expression(
-    module: SpotNicheAligner, slides: list[PairedSlide], training: list[PairedSlide], n_neighbors: int
-) -> np.ndarray:
-    """Mean expression of the training spots whose gene vectors are nearest to the image vectors (spots x genes)."""
-    from sklearn.neighbors import NearestNeighbors
-
-    measured = np.concatenate([slide.measured for slide in training])
-    keys = vectors(module, training, "gene")[measured]
-    expression = np.concatenate([_expression(slide) for slide in training])[measured]
-    number = min(n_neighbors, len(keys))
-    finder = NearestNeighbors(n_neighbors=number, metric="cosine", algorithm="brute").fit(keys)
-    return finder.kneighbors_graph(vectors(module, slides, "image")) @ expression / number
-
-
-def _expression(slide: PairedSlide) -> np.ndarray:
-    """Expression of each spot (spots x genes)."""
-    return slide.slide.expression[slide.slide.site_of_observation].toarray()

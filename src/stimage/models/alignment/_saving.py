@@ -12,15 +12,22 @@ from stimage.models.alignment._encoders import gene_encoder_of, image_encoder_of
 from stimage.models.alignment._expression_head import ExpressionHead
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.models.alignment._image_features import PatchSpec
-from stimage.models.alignment._module import build_aligner, n_head_inputs
+from stimage.models.alignment._module import build_aligner
+from stimage.models.alignment._patch_scale import PatchScale
+from stimage.models.alignment._prediction import n_head_inputs
 from stimage.models.checkpoints._config import DamagedError, StoredConfig
 from stimage.models.checkpoints._weights import check_prefixes, check_shapes, length, load_module, tensors_under
 from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
 from stimage.train import AlignmentOptimizerConfig
 
-PARTS = {"config": AlignerConfig, "optimizer": AlignmentOptimizerConfig, "patches": PatchSpec}
+PARTS = {
+    "config": AlignerConfig,
+    "optimizer": AlignmentOptimizerConfig,
+    "patches": PatchSpec,
+    "patch_scale": PatchScale,
+}
 """Configurations that make an aligner what it is, beside its weights."""
-FLAGS = ("train_image_encoder", "spot_context", "niches", "is_trained")
+FLAGS = ("train_image_encoder", "spot_context", "spectral_start", "niches", "is_trained")
 _GENE_ENCODER = {"gene_encoder": Literal["STImage", "ScGPTEncoder"], "gene_encoder_id": str}
 
 
@@ -111,6 +118,8 @@ def _check_parts(found: dict[str, Any], names: list[str | None], gene_encoder: s
         raise DamagedError(
             f"`image_encoders` are {'named' if niche else 'missing'} where the other parts say otherwise"
         )
+    if (niche is None) != (found["patch_scale"].niche_width is None):
+        raise DamagedError("`patch_scale` does not go with what is seen of niches")
     if spot is None and not found["niches"]:
         raise DamagedError("there are neither images nor niches to align")
     if found["spot_context"] and (not found["niches"] or found["train_image_encoder"]):

@@ -81,8 +81,7 @@ class ImageReader:
         image = SlideImage.from_anndata(
             adata[slide.observation_index], library_id=library_id, image_dir=self.image_dir, spatial_key=spatial_key
         )
-        distinct = np.unique(coordinates, axis=0)
-        pitch = float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
+        pitch = spot_distance(coordinates)
         kinds = {"spot_image": (self.patches.spot_boxes(coordinates, pitch), self.spot_encoder)}
         if boxes is not None:
             kinds["niche_image"] = (self.patches.niche_boxes(boxes), self.niche_encoder)
@@ -187,6 +186,12 @@ def spatial_key_of(adata: AnnData) -> str:
     """Key of the full-resolution pixel coordinates of the observations: those that the grid was built from."""
     grid = adata.uns[setup_of(adata)["grid_key"]]
     return str(grid["params"].get("spatial_key", _keys.SPATIAL))
+
+
+def spot_distance(coordinates: np.ndarray) -> float:
+    """Median distance from a position to the nearest other one (positions x 2)."""
+    distinct = np.unique(coordinates, axis=0)
+    return float(np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
 
 
 def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:

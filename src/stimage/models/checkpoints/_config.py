@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -206,6 +207,8 @@ def _plain(value: Any) -> Any:
 def _is(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_is(value, part) for part in get_args(hint))
     if hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and abs(value) < _LARGEST_NUMBER and math.isfinite(value)

@@ -12,7 +12,7 @@ class ResNet50(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from stimage.modules._resnet import ResNet50
+    >>> from stimage.modules._image_encoders._resnet import ResNet50
     >>> ResNet50()(torch.zeros(2, 3, 64, 64)).shape
     torch.Size([2, 2048])
 

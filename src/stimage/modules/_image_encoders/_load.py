@@ -1,115 +1,29 @@
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stimage import _validate
-from stimage.modules._image_encoder_configs import IMAGE_ENCODERS, ImageEncoderConfig
-from stimage.modules._resnet import ResNet50
-from stimage.modules._vision_transformers import ConchVisualTower, dinov2_to_timm
-from stimage.modules._weights import load_strictly, read_weights
+from stimage._paths import path_of
+from stimage.modules._image_encoders._conch import ConchVisualTower
+from stimage.modules._image_encoders._config import ImageEncoderConfig
+from stimage.modules._image_encoders._ctranspath import ConvStem
+from stimage.modules._image_encoders._encoder import ImageEncoder
+from stimage.modules._image_encoders._layouts import LAYOUTS
+from stimage.modules._image_encoders._open_clip import with_published_settings
+from stimage.modules._image_encoders._registry import IMAGE_ENCODERS, TIMM
+from stimage.modules._image_encoders._resnet import ResNet50
+from stimage.modules._weights import load_strictly, read_weights, without_prefix
 
 _EXTRA = "Install it with `pip install 'stimage[image]'`."
-_TIMM = "timm:"
+_SOURCES = ("hf-hub:", "local-dir:")
 _WIDTH_OF_NETWORK = 0  # a network of timm knows its width once it is built
-
-
-class ImageEncoder(nn.Module):
-    """An image encoder with its preprocessing: patches as they come from a slide in, one vector each out.
-
-    Made by :func:`load_image_encoder`. Whether it is in evaluation mode and which parameters are trained is the
-    caller's choice (``encoder.eval().requires_grad_(False)``); it starts in training mode, as every torch module.
-
-    Parameters
-    ----------
-    backbone
-        The network, from normalised images (n x 3 x input_size x input_size) to features.
-    config
-        What the backbone is and wants to see.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from stimage.modules import load_image_encoder
-    >>> encoder = load_image_encoder("resnet50")
-    >>> pixels = torch.full((1, 28, 28, 3), 255, dtype=torch.uint8)
-    >>> encoder.preprocess(pixels).shape
-    torch.Size([1, 3, 224, 224])
-    """
-
-    def __init__(self, backbone: nn.Module, config: ImageEncoderConfig) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.config = config
-
-    def preprocess(self, pixels: Tensor) -> Tensor:
-        """Resize, cut out the central square and normalise.
-
-        Resampling is bicubic with antialiasing, rounded to whole pixel values as image libraries do. The shorter side
-        of a patch that is not square decides, and what sticks out of the square is lost.
-
-        Parameters
-        ----------
-        pixels
-            Patches (n x height x width x 3), ``uint8``, red, green, blue.
-
-        Returns
-        -------
-        Tensor
-            Normalised images (n x 3 x input_size x input_size), 32-bit floating point numbers.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``pixels`` is of another type or shape.
-        """
-        if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
-            found = f"{pixels.dtype} tensor" if isinstance(pixels, Tensor) else type(pixels).__name__
-            raise TypeError(f"`pixels` must be a uint8 tensor of values from 0 to 255, found {found}.")
-        if pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
-            raise ValueError(
-                f"`pixels` must be patches of shape (n, height, width, 3) with at least one pixel, found "
-                f"{tuple(pixels.shape)}: put the colours last."
-            )
-        images = pixels.movedim(-1, 1).float()
-        size, shorter = self.config.input_size, self.config.resize or self.config.input_size
-        scale = shorter / min(images.shape[2:])
-        if scale != 1:
-            shape = [int(side * scale) for side in images.shape[2:]]
-            images = functional.interpolate(images, shape, mode="bicubic", antialias=True).round().clamp(0, 255)
-        top, left = (round((side - size) / 2) for side in images.shape[2:])
-        images = images[:, :, top : top + size, left : left + size] / 255
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
-        return (images - mean) / std
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Features of patches.
-
-        Parameters
-        ----------
-        pixels
-            Patches (n x height x width x 3), ``uint8``, of any size; small ones are enlarged (ST-Align, Eq. 3).
-
-        Returns
-        -------
-        Tensor
-            One vector per patch (n x ``config.width``).
-        """
-        images = self.preprocess(pixels).to(next(self.backbone.parameters()).dtype)
-        if self.config.pooling == "map":
-            return self.backbone.extract_features(images).mean(dim=(2, 3))
-        features = self.backbone(images)
-        if self.config.pooling == "model":
-            return features
-        if self.config.pooling == "class":
-            return features[:, 0]
-        return torch.cat([features[:, 0], features[:, self.backbone.num_prefix_tokens :].mean(dim=1)], dim=1)
 
 
 def load_image_encoder(
@@ -126,9 +40,11 @@ def load_image_encoder(
     ----------
     name
         A name in :data:`IMAGE_ENCODERS`, ``"timm:<model>"`` for any model of timm with its own preprocessing, or a
-        configuration.
+        configuration. ``"timm:hf-hub:<owner>/<name>"`` is a model of timm on the Hugging Face hub, which needs
+        ``allow_download=True``, ``"timm:local-dir:<folder>"`` a copy of one, with its ``config.json``.
     weights
-        Path of a state dict: ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``.
+        Path of a state dict: ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, ``.torch``, or a checkpoint of training
+        (``.ckpt``, ``.pth.tar``) that holds one. A prefix of all names (``module.``, ``backbone.``) is taken off.
     allow_download
         Let timm fetch the published weights from the Hugging Face hub; gated ones need a login there.
 
@@ -144,7 +60,7 @@ def load_image_encoder(
     FileNotFoundError
         If there is no file ``weights``.
     ValueError
-        If the name is unknown, weights are needed, or the file does not fit.
+        If the name is unknown, weights are needed, or the file does not fit or holds NaN.
 
     Examples
     --------
@@ -159,8 +75,8 @@ def load_image_encoder(
     ----------
     ST-Align, Eqs. 3 and 4.
     """
-    config = name if isinstance(name, ImageEncoderConfig) else _config_of(name)
-    downloads = config.timm_hub or config.name.startswith(_TIMM)
+    config = name if isinstance(name, ImageEncoderConfig) else _config_of(name, allow_download=allow_download)
+    downloads = config.timm_hub or config.name.startswith(TIMM)
     fetch = weights is None and allow_download
     if weights is None and config.name == "efficientnet_lite0":
         weights, fetch = _packaged_weights(), False
@@ -169,38 +85,97 @@ def load_image_encoder(
             f"`allow_download`: there is nothing that timm could fetch for {config.name!r}: leave it out, or pass "
             f"`weights=` with the path of {config.expected_file}."
         )
-    if weights is None and not fetch and config.name != "resnet50":
+    if weights is None and not fetch and not _starts_by_itself(config):
+        terms = f" (licence {config.licence or 'unknown'}; its terms may have to be accepted there first)"
         raise ValueError(
             f"{config.name!r} comes without weights: pass `weights=` with the path of {config.expected_file}"
-            + (f" (licence {config.licence}; its terms may have to be accepted there first)" if config.hub else "")
+            + (terms if config.hub else "")
             + (", or `allow_download=True`." if downloads else ".")
         )
     # The file is read before the network is built, which takes long for some.
+    state = None
+    if weights is not None:
+        build = _builder(config, pretrained=False)  # fails at once where a package is missing
+        state = read_weights(weights, expected=config.expected_file)
+        if config.layout == "open_clip":
+            config = with_published_settings(config, path_of(weights))
+        state = _as_here(state, config)
+        config = _with_grid_of(state, config)
     build = _builder(config, pretrained=fetch)
-    state = None if weights is None else read_weights(weights, expected=config.expected_file)
     backbone = build()
     if config.width == _WIDTH_OF_NETWORK:
         config = replace(config, width=backbone.head_hidden_size)
     if state is not None:
-        state = {key: tensor for key, tensor in state.items() if not key.startswith(config.ignored)}
-        if config.layout == "dinov2":
-            state = dinov2_to_timm(state)
+        state = without_prefix(state, backbone.state_dict())
         load_strictly(backbone, state, source=weights, expected=config.expected_file)
     return ImageEncoder(backbone, config)
 
 
-def _config_of(name: object) -> ImageEncoderConfig:
-    if not isinstance(name, str) or (name not in IMAGE_ENCODERS and not name.startswith(_TIMM)):
+def _starts_by_itself(config: ImageEncoderConfig) -> bool:
+    """Whether an encoder can be had without a file: one to be trained, or of somebody who brings its weights."""
+    return config.name == "resnet50" or (config.build is not None and not config.expected_file)
+
+
+def _as_here(state: Mapping[str, Tensor], config: ImageEncoderConfig) -> dict[str, Tensor]:
+    """Tensors under the names of the network here, without those that features do not need."""
+    state = without_prefix(state)
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith(config.ignored)}
+    return LAYOUTS[config.layout](kept)
+
+
+def _with_grid_of(state: Mapping[str, Tensor], config: ImageEncoderConfig) -> ImageEncoderConfig:
+    """The configuration for as many positions as the file has, where that is for the file to say."""
+    if not config.file_grid or "pos_embed" not in state or state["pos_embed"].ndim != 3:
+        return config
+    side = math.isqrt(state["pos_embed"].shape[1])
+    return replace(config, arguments={**config.arguments, "img_size": side * config.patch_size})
+
+
+def _config_of(name: object, *, allow_download: bool) -> ImageEncoderConfig:
+    if not isinstance(name, str) or (name not in IMAGE_ENCODERS and not name.startswith(TIMM)):
         known = _validate.listing(IMAGE_ENCODERS, len(IMAGE_ENCODERS))
         raise ValueError(f"`name` must be one of {known}, or 'timm:<model>' for a model of timm, found {name!r}.")
     if name in IMAGE_ENCODERS:
         return IMAGE_ENCODERS[name]
-    timm, model = _timm(), name.removeprefix(_TIMM)
+    timm, model = _timm(), name.removeprefix(TIMM)
+    if model.startswith(_SOURCES):
+        return _config_elsewhere(name, model, allow_download=allow_download)
     if not timm.is_model(model):
         close = timm.list_models(f"*{model.partition('.')[0][:8]}*")
         raise ValueError(f"`name`={name!r}: timm has no model {model!r}; close: {_validate.listing(close, 5)}.")
-    published = timm.get_pretrained_cfg(model).to_dict()
-    data = timm.data.resolve_data_config(pretrained_cfg=published)
+    return _timm_config(name, model, timm.get_pretrained_cfg(model).to_dict(), {"num_classes": 0})
+
+
+def _config_elsewhere(name: str, model: str, *, allow_download: bool) -> ImageEncoderConfig:
+    """The configuration of a model of timm that is published on the hub, or lies in a folder."""
+    hub = importlib.import_module("timm.models._hub")
+    source, _, place = model.partition(":")
+    if source == "hf-hub" and not allow_download:
+        raise ValueError(
+            f"`name`={name!r} is on the Hugging Face hub: pass `allow_download=True`, or download its files and pass "
+            "`'timm:local-dir:<folder>'`."
+        )
+    try:
+        if source == "hf-hub":
+            published, architecture, arguments = hub.load_model_config_from_hf(place)
+        else:
+            place = str(path_of(place))
+            published, architecture, arguments = hub.load_model_config_from_path(place)
+    except (OSError, KeyError, ValueError, RuntimeError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`name`={name!r}: no config.json of a model of timm there ({type(error).__name__}: {reason})."
+        ) from error
+    arguments = {**(arguments or {}), "num_classes": 0}
+    config = _timm_config(name, architecture, published, arguments)
+    return replace(config, hub=place if source == "hf-hub" else "")
+
+
+def _timm_config(
+    name: str, model: str, published: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> ImageEncoderConfig:
+    timm = _timm()
+    data = timm.data.resolve_data_config(pretrained_cfg=dict(published))
     classifier = published.get("classifier") or ()
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     size = data["input_size"][-1]
@@ -208,27 +183,35 @@ def _config_of(name: object) -> ImageEncoderConfig:
         name,
         _WIDTH_OF_NETWORK,
         model,
-        {"num_classes": 0},
+        arguments,
         input_size=size,
         resize=int(size / data["crop_pct"]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         weights=f"the state dict of timm's {model}",
         ignored=tuple(f"{prefix}." for prefix in classifier),
-        licence=published.get("license") or "",
+        licence=published.get("license") or None,
     )
 
 
 def _builder(config: ImageEncoderConfig, *, pretrained: bool) -> Callable[[], nn.Module]:
     """What builds the backbone; raises at once when a package for it is missing."""
-    if config.architecture == "resnet50" and not config.name.startswith(_TIMM):
+    if config.build is not None:
+        return config.build
+    if config.architecture == "resnet50" and not config.name.startswith(TIMM):
         return ResNet50
     if config.architecture == "efficientnet-lite0":
         return _efficientnet()
     timm, arguments = _timm(), _timm_arguments(config.arguments)
     if config.architecture == "conch":
         return lambda: ConchVisualTower(timm.create_model("vit_base_patch16_224", **arguments), width=config.width)
-    model = f"hf-hub:{config.hub}" if pretrained and config.hub else config.architecture
+    if config.architecture == "ctranspath":
+        return lambda: timm.create_model("swin_tiny_patch4_window7_224", embed_layer=ConvStem, **arguments)
+    model = config.architecture
+    if pretrained and config.hub:
+        model = f"hf-hub:{config.hub}"
+    elif pretrained and config.name.startswith(f"{TIMM}local-dir:"):
+        model = config.name.removeprefix(TIMM)
     return lambda: timm.create_model(model, pretrained=pretrained, **arguments)
 
 

@@ -2,90 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from stimage.modules._image_encoders._config import ImageEncoderConfig
+
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _BIOPTIMUS = {"mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517)}
 _HIBOU = {"mean": (0.7068, 0.5755, 0.722), "std": (0.195, 0.2316, 0.1816)}
+_KAIKO = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_LUNIT = {"mean": (0.70322989, 0.53606487, 0.66096631), "std": (0.21716536, 0.26081574, 0.20723464)}
 _VIT = {"num_classes": 0, "img_size": 224, "dynamic_img_size": True}
 _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
+_FREE = {"commercial": True}
+_APACHE: dict[str, Any] = {"licence": "Apache-2.0", **_FREE}
+_MIT: dict[str, Any] = {"licence": "MIT", **_FREE}
+_CC_NC: dict[str, Any] = {"licence": "CC-BY-NC-ND-4.0", "commercial": False}
 
-
-@dataclass(frozen=True)
-class ImageEncoderConfig:
-    """How an image encoder is built, what it wants to see, and where its weights come from.
-
-    Parameters
-    ----------
-    name
-        Name in :data:`IMAGE_ENCODERS`.
-    width
-        Length of the features.
-    architecture
-        ``"efficientnet-lite0"``, ``"resnet50"``, ``"conch"``, or the name of a model of timm.
-    arguments
-        Passed to ``timm.create_model``; ``mlp_layer`` names a class of ``timm.layers``.
-    pooling
-        ``"model"``: the model gives one vector; ``"class"``: the class token; ``"class+patches"``: the class token
-        beside the mean of the patch tokens; ``"map"``: the mean of a feature map.
-    input_size
-        Side of the square that the model sees, in pixels.
-    resize
-        Length of the shorter side before the central square is cut out; ``input_size`` when not given.
-    mean, std
-        Of red, green and blue between 0 and 1, for normalisation.
-    weights
-        The published file, for those that are not on the Hugging Face hub.
-    hub
-        ``"owner/name"`` on the Hugging Face hub.
-    timm_hub
-        Whether timm can load it from there by itself.
-    layout
-        ``"dinov2"``: the tensors of the file have DINOv2's names, or those of the transformers library.
-    ignored
-        Prefixes of tensors in the file that features do not need.
-    microns_per_pixel
-        Resolution that the encoder was trained at, when its authors name one.
-    licence
-        Licence of the published weights.
-
-    Examples
-    --------
-    >>> from stimage.modules import IMAGE_ENCODERS
-    >>> uni = IMAGE_ENCODERS["uni"]
-    >>> uni.width, uni.input_size, uni.hub
-    (1024, 224, 'MahmoodLab/UNI')
-    """
-
-    name: str
-    width: int
-    architecture: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    pooling: Literal["model", "class", "class+patches", "map"] = "model"
-    input_size: int = 224
-    resize: int | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    weights: str = ""
-    hub: str = ""
-    timm_hub: bool = False
-    layout: Literal["timm", "dinov2"] = "timm"
-    ignored: tuple[str, ...] = ()
-    microns_per_pixel: float | None = None
-    licence: str = ""
-
-    @property
-    def expected_file(self) -> str:
-        """The published file in words, for messages."""
-        if self.hub:
-            return f"the weights of {self.hub!r} (its pytorch_model.bin or model.safetensors)"
-        return self.weights
-
-
-_CONFIGS = (
+PUBLISHED = (
     # The weights were converted from TensorFlow's, which were trained on (pixel - 127) / 128. On natural images that fits
     # the running statistics of the first layer; the ImageNet normalisation that the package's readme shows does not.
     ImageEncoderConfig(
@@ -97,7 +30,8 @@ _CONFIGS = (
         std=(128 / 255,) * 3,
         weights="efficientnet-lite0-57934424.pth",
         ignored=("_fc.",),
-        licence="Apache-2.0",
+        gated=False,
+        **_APACHE,
     ),
     ImageEncoderConfig(
         "resnet50", 2048, "resnet50", weights="a state dict of ResNet-50 with torchvision's names", ignored=("fc.",)
@@ -109,8 +43,10 @@ _CONFIGS = (
         {**_VIT, "init_values": 1e-5},
         hub="MahmoodLab/UNI",
         timm_hub=True,
+        patch_size=16,
+        gated=True,
         microns_per_pixel=0.5,
-        licence="CC-BY-NC-ND-4.0",
+        **_CC_NC,
     ),
     ImageEncoderConfig(
         "uni2-h",
@@ -129,7 +65,9 @@ _CONFIGS = (
         },
         hub="MahmoodLab/UNI2-h",
         timm_hub=True,
-        licence="CC-BY-NC-ND-4.0",
+        gated=True,
+        patch_size=14,
+        **_CC_NC,
     ),
     ImageEncoderConfig(
         "prov-gigapath",
@@ -139,8 +77,10 @@ _CONFIGS = (
         resize=256,
         hub="prov-gigapath/prov-gigapath",
         timm_hub=True,
+        gated=True,
+        patch_size=16,
         microns_per_pixel=0.5,
-        licence="Apache-2.0",
+        **_APACHE,
     ),
     *(
         ImageEncoderConfig(
@@ -151,10 +91,11 @@ _CONFIGS = (
             **_BIOPTIMUS,
             hub=f"bioptimus/{name}",
             timm_hub=True,
+            patch_size=14,
             microns_per_pixel=0.5,
-            licence=licence,
+            **terms,
         )
-        for name, licence in (("H-optimus-0", "Apache-2.0"), ("H-optimus-1", "CC-BY-NC-ND-4.0"))
+        for name, terms in (("H-optimus-0", _APACHE), ("H-optimus-1", _CC_NC))
     ),
     *(
         ImageEncoderConfig(
@@ -165,12 +106,13 @@ _CONFIGS = (
             pooling="class+patches",
             hub=f"paige-ai/{name}",
             timm_hub=True,
+            patch_size=14,
             microns_per_pixel=microns_per_pixel,
-            licence=licence,
+            **terms,
         )
-        for name, extra, microns_per_pixel, licence in (
-            ("Virchow", {}, 0.5, "Apache-2.0"),
-            ("Virchow2", {"reg_tokens": 4}, None, "CC-BY-NC-ND-4.0"),
+        for name, extra, microns_per_pixel, terms in (
+            ("Virchow", {}, 0.5, {**_APACHE, "gated": True}),
+            ("Virchow2", {"reg_tokens": 4}, None, _CC_NC),
         )
     ),
     # 86 million parameters at width 768 leave only the hidden layers of DINOv2's gated feed-forward: 5.33334 x 768.
@@ -183,8 +125,9 @@ _CONFIGS = (
         **_BIOPTIMUS,
         hub="bioptimus/H0-mini",
         timm_hub=True,
+        patch_size=14,
         microns_per_pixel=0.5,
-        licence="CC-BY-NC-ND-4.0",
+        **_CC_NC,
     ),
     *(
         ImageEncoderConfig(
@@ -195,7 +138,8 @@ _CONFIGS = (
             **_HIBOU,
             hub=f"histai/hibou-{size}",
             layout="dinov2",
-            licence="Apache-2.0",
+            patch_size=14,
+            **_APACHE,
         )
         for size, width, architecture, hidden in (
             ("b", 768, "vit_base_patch14_reg4_dinov2", 4096),
@@ -210,6 +154,8 @@ _CONFIGS = (
         input_size=448,
         **_CLIP,
         hub="MahmoodLab/CONCH",
+        patch_size=16,
+        gated=True,
         ignored=(
             "text.",
             "text_decoder.",
@@ -218,9 +164,99 @@ _CONFIGS = (
             "visual.attn_pool_caption.",
             "visual.ln_caption.",
         ),
-        licence="CC-BY-NC-ND-4.0",
+        **_CC_NC,
+    ),
+    # iBOT's vision transformer, as the transformers library saves it.
+    ImageEncoderConfig(
+        "phikon",
+        768,
+        "vit_base_patch16_224",
+        _VIT,
+        hub="owkin/phikon",
+        layout="vit",
+        ignored=("pooler.",),
+        patch_size=16,
+        microns_per_pixel=0.5,
+        licence="Owkin, non-commercial",
+        commercial=False,
+    ),
+    # Its licence is "other" on the hub.
+    ImageEncoderConfig(
+        "phikon-v2",
+        1024,
+        "vit_large_patch16_224",
+        {**_VIT, "init_values": 1e-5, "no_embed_class": True},
+        hub="owkin/phikon-v2",
+        layout="dinov2",
+        file_grid=True,
+        patch_size=16,
+    ),
+    ImageEncoderConfig(
+        "midnight",
+        3072,
+        "vit_giant_patch14_dinov2",
+        {**_VIT, "init_values": 1e-5, "no_embed_class": True, "global_pool": ""},
+        pooling="class+patches",
+        **_KAIKO,
+        hub="kaiko-ai/midnight",
+        layout="dinov2",
+        file_grid=True,
+        patch_size=14,
+        **_MIT,
+        gated=False,
+    ),
+    *(
+        ImageEncoderConfig(
+            f"kaiko-{name}",
+            width,
+            architecture,
+            {**_VIT, **extra},
+            **_KAIKO,
+            weights=f"{name}.pth of kaiko-ai/towards_large_pathology_fms on GitHub",
+            hub=f"1aurent/{architecture}.kaiko_ai_towards_large_pathology_fms",
+            timm_hub=True,
+            patch_size=patch_size,
+            licence="Kaiko Non-Commercial Public License",
+            commercial=False,
+            gated=False,
+        )
+        for name, width, architecture, patch_size, extra in (
+            ("vits16", 384, "vit_small_patch16_224", 16, {}),
+            ("vits8", 384, "vit_small_patch8_224", 8, {}),
+            ("vitb16", 768, "vit_base_patch16_224", 16, {}),
+            ("vitb8", 768, "vit_base_patch8_224", 8, {}),
+            ("vitl14", 1024, "vit_large_patch14_reg4_dinov2", 14, {"img_size": 518, "init_values": 1e-5}),
+        )
+    ),
+    *(
+        ImageEncoderConfig(
+            f"lunit-vits{patch_size}",
+            384,
+            f"vit_small_patch{patch_size}_224",
+            _VIT,
+            **_LUNIT,
+            weights=f"dino_vit_small_patch{patch_size}_ep200.torch of lunit-io/benchmark-ssl-pathology on GitHub",
+            hub=f"1aurent/vit_small_patch{patch_size}_224.lunit_dino",
+            timm_hub=True,
+            patch_size=patch_size,
+            licence="Lunit, non-commercial",
+            commercial=False,
+            gated=False,
+        )
+        for patch_size in (16, 8)
+    ),
+    # A GPL-3 whose authors add "for non-commercial academic purposes".
+    ImageEncoderConfig(
+        "ctranspath",
+        768,
+        "ctranspath",
+        {"num_classes": 0},
+        weights="ctranspath.pth of Xiyue-Wang/TransPath on GitHub",
+        layout="swin",
+        ignored=("head.",),
+        patch_size=4,
+        microns_per_pixel=1.0,
+        licence="GPL-3.0, non-commercial",
+        commercial=False,
     ),
 )
-
-IMAGE_ENCODERS: dict[str, ImageEncoderConfig] = {config.name: config for config in _CONFIGS}
-"""Known image encoders by name; ``"timm:<model>"`` names any other model of timm."""

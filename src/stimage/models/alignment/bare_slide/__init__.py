@@ -1,0 +1,1 @@
+"""Expression of a slide that is nothing but an image."""

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimage import _keys, _validate
+from stimage.data.slides._observations import slide_observations
+from stimage.models import STAlign
+from stimage.models._setup import notes_of, setup_of
+from stimage.models.alignment._prediction import check_prediction
+from stimage.models.alignment._query import gene_weights, query_vector, similarity
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def query(
+    adata: AnnData,
+    aligner: STAlign,
+    genes: str | Sequence[str] | Mapping[str, float],
+    *,
+    image_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    key_added: str = _keys.QUERY,
+    copy: bool = False,
+) -> AnnData | None:
+    """Look up marker genes on a slide: where does its image look like tissue that expresses them?
+
+    The counts of ``adata`` are not looked at. A spot that has more of the genes than the mean of its slide is encoded as genes
+    are, and image vectors are compared with it. :func:`stimage.pl.expression` with ``key="stimage_query"`` shows the places.
+
+    Parameters
+    ----------
+    adata
+        AnnData after :func:`stimage.pp.compact_grid` and :func:`stimage.pp.build_niches`, with an image; of spots, or what
+        :func:`stimage.tl.predict_expression` gave for an image alone.
+    aligner
+        A trained aligner with images, whose genes of spots are not encoded by a frozen encoder.
+    genes
+        Names of genes, or a weight for each: how much more (or, below 0, less) of it there is than in the mean of the slide,
+        in log1p of counts per 10,000. Names alone have a weight of 1.
+    image_dir
+        Folder of the image files that ``uns["spatial"]`` names by relative paths.
+    cache_dir
+        Folder that keeps image features; by default in the user's cache.
+    key_added
+        Key of the result.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    AnnData or None
+        With ``copy=True`` the copy. Writes:
+
+    ``obs["stimage_query"]``
+        Cosine, float32: 1 where the image says the same as the genes, compared within each slide.
+    ``uns["stimage"]["stimage_query"]``
+        Model id, version, vocabulary hash, and the genes that were looked up.
+
+    Raises
+    ------
+    KeyError
+        If grid, niches or image are missing, or the aligner knows none of the genes.
+    TypeError
+        If ``aligner`` is not an aligner.
+    ValueError
+        If the aligner was built without images, was not trained, or has a frozen gene encoder.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> sti.tl.query(sti.datasets.simulate_tissue(n_rows=20, n_cols=20), None, "GENE00001")
+    Traceback (most recent call last):
+    TypeError: `aligner` must be a stimage.models.STAlign, found NoneType: train one with `stimage.tl.align(adatas)`.
+    """
+    _validate.check_anndata(adata)
+    if not isinstance(aligner, STAlign):
+        raise TypeError(
+            f"`aligner` must be a stimage.models.STAlign, found {type(aligner).__name__}: train one with "
+            "`stimage.tl.align(adatas)`."
+        )
+    _validate.check_key_added(key_added)
+    if key_added == "setup":
+        raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
+    if aligner.gene_encoder is not None:
+        raise ValueError(
+            f"This aligner sees genes through a frozen {type(aligner.gene_encoder).__name__}, which some genes alone cannot be "
+            "put into: train one without `gene_encoder`."
+        )
+    check_prediction(aligner, method="regression", n_neighbors=1)
+    notes = notes_of(adata)
+    weights = gene_weights(aligner, genes)
+    looked_up = {str(aligner.genes[number]): float(weights[number]) for number in np.flatnonzero(weights)}
+    reading = {"image_dir": image_dir, "cache_dir": cache_dir}
+    vectors = aligner.get_latent_representation(adata, modality="image", level="spot", **reading)
+    wanted = query_vector(aligner, weights)
+    found = np.empty(adata.n_obs, dtype=np.float32)
+    setup = setup_of(adata)
+    for _, spots in slide_observations(adata, slide_key=setup["slide_key"], grid_key=setup["grid_key"]):
+        found[spots] = similarity(vectors[spots], wanted)
+    adata = adata.copy() if copy else adata
+    adata.obs[key_added] = found
+    entry = {**aligner.provenance(adata), "genes": list(looked_up), "weights": list(looked_up.values())}
+    adata.uns[_keys.STIMAGE] = {**notes, key_added: entry}
+    return adata if copy else None
