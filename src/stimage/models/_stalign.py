@@ -47,7 +47,7 @@ PredictionMethod = Literal["regression", "retrieval"]
 class STAlign(SlideModel):
     """Image and expression of spots and of their niches in one space (ST-Align).
 
-    Every spot is seen with its niche. What image and genes say of a spot is brought together by contrast with other spots
+    Every spot is used with its niche. Image and gene vectors of a spot are aligned by contrast with other spots
     of the slide, and so for niches; a spot's fused vector is brought to that of its niche. Image encoders are frozen, their
     features are computed once and kept on disk; what is trained are adapters of these features, the gene encoders and the
     fusion. By default all start in closed form: gene vectors as principal components of expression, image vectors as
@@ -227,10 +227,10 @@ class STAlign(SlideModel):
         batch_size
             Most spots in a batch.
         negatives
-            What a spot is told apart from: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
-            slide do not tell pairs apart; ``"batch"``, spots of all slides.
+            What a spot is contrasted with: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
+            slide do not identify pairs; ``"batch"``, spots of all slides.
         accelerator, devices
-            Where to train, as in Lightning, on one device: a spot is told apart from those of its batch, which several
+            Where to train, as in Lightning, on one device: a spot is contrasted with those of its batch, which several
             devices would divide.
         num_workers
             Processes that prepare batches. Results do not depend on it.
@@ -337,7 +337,7 @@ class STAlign(SlideModel):
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
     ) -> np.ndarray:
-        """Expression from the image alone; counts of ``data`` are not looked at.
+        """Expression from the image alone; counts of ``data`` are not used.
 
         Parameters
         ----------

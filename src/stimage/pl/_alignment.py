@@ -52,7 +52,7 @@ def alignment(
     show: bool | None = None,
     save: str | Path | None = None,
 ) -> Figure:
-    """What the image says of expression: genes predicted and measured, and the spots that an image patch finds.
+    """Expression from images: predicted beside measured genes, and the spots that an image patch retrieves.
 
     Genes and patches are examples. The genes shown by default are even chosen by the result, so their correlations are no
     score: :func:`stimage.benchmark.evaluate_expression` and :func:`stimage.benchmark.retrieval_recall` measure.

@@ -28,10 +28,10 @@ def predict_expression(
     key_added: str = _keys.PREDICTED,
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict expression from the image alone; the counts of ``adata`` are not looked at, and may all be zero.
+    """Predict expression from the image alone; the counts of ``adata`` are not used and may all be zero.
 
-    Predictions say what the training slides' tissue of this look expresses. They are shrunk towards the mean: compare genes
-    by correlation over the slide, and judge them against the ridge regression of
+    Predictions are what similar looking tissue of the training slides expresses. They are shrunk towards the mean: compare
+    genes by correlation over the slide, and judge them against the ridge regression of
     :func:`stimage.benchmark.evaluate_expression` on slides or patients left out.
 
     Parameters

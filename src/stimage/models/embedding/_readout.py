@@ -25,7 +25,7 @@ MARGIN = 8
 
 @dataclass
 class Readout:
-    r"""Makes an embedding of principal components: averaged over the surroundings of each site, beside codes of these.
+    r"""Makes an embedding of principal components: averaged around each site, beside niche codes.
 
     .. math::
         c_i = \tfrac12 \mathcal G_{1}[a]_i + \tfrac12 \mathcal G_{2.2}[a]_i + \tfrac s2 \hat a_i, \qquad
@@ -35,7 +35,7 @@ class Readout:
     where :math:`a_i` are the principal components of the site's own expression, :math:`\mathcal G_w` is
     :func:`stimage.data.gaussian_mean` and :math:`\hat a_i` is what a model predicts of them from visible sites while the
     site is masked; nothing in the closed form. :math:`s` is the slope of :math:`a` on :math:`\hat a` over the slide, between
-    0 and 1: predictions that say little of a slide count little.
+    0 and 1: predictions that explain little of a slide count little.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Readout:
     scales
         Total spread of contexts and of codes on the sites of the fit: root of the variance summed over dimensions.
     codes
-        Codes of surroundings.
+        Niche codes.
     """
 
     axes: np.ndarray
