@@ -57,7 +57,7 @@ def nearest_spots(
     hidden
         Hidden sites (sites).
     n_neighbors
-        Number of visible sites averaged; sixteen are what the paper compares with.
+        Number of visible sites averaged; the paper uses sixteen.
 
     Returns
     -------

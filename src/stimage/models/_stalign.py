@@ -74,7 +74,7 @@ class STAlign(SlideModel):
         Frozen encoder of the expression of spots: a trained :class:`STImage` or a :class:`stimage.modules.ScGPTEncoder`.
         By default a perceptron that is trained along.
     patches
-        Which image patches are looked at.
+        Which image patches are used.
     spot_context
         Whether the image of a spot is its patch beside that of its niche; alone, as published, when ``False``.
     niches
@@ -299,7 +299,7 @@ class STAlign(SlideModel):
         Raises
         ------
         ValueError
-            If the model has no images or no niches and they are asked for.
+            If images or niches are requested of a model without them.
         """
         modality, level = self._asked(modality, level)
         needed = {"images": modality != "gene", "counts": modality != "image"}
@@ -362,7 +362,7 @@ class STAlign(SlideModel):
         Raises
         ------
         ValueError
-            If the model has no images or was not trained, or retrieval is asked for without its training slides.
+            If the model has no images or was not trained, or retrieval is requested without its training slides.
         """
         self.check_prediction_options(method=method, n_neighbors=n_neighbors)
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)

@@ -1,4 +1,4 @@
-"""The module of an aligner: built for what is seen of slides, started in closed form, and asked for vectors."""
+"""The module of an aligner: built for the inputs of slides, started in closed form, and used to compute vectors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def n_head_inputs(config: AlignerConfig, *, niches: bool) -> int:
 def start_from_spectrum(
     module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool, frozen_genes: bool
 ) -> None:
-    """Start gene tokens as principal components of expression, image tokens as what the image says of these.
+    """Start gene tokens as principal components of expression, image tokens as their regression on the image.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def vectors(
 
 
 def head_inputs(module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool) -> list[np.ndarray]:
-    """What the image says of the spots of each slide: aligned vectors of spot and niche."""
+    """Image vectors of the spots of each slide: aligned, of spot and niche."""
     return [vectors(module, [slide], "image", "both" if niches else "spot") for slide in slides]
 
 

@@ -190,7 +190,7 @@ def spatial_key_of(adata: AnnData) -> str:
 
 
 def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:
-    """What a frozen encoder says of the expression of each observation (observations x features)."""
+    """Features of the expression of each observation from a frozen encoder (observations x features)."""
     if isinstance(encoder, ScGPTEncoder):
         layer = setup_of(adata)["layer"]
         counts = stored_matrix(adata, layer)

@@ -14,11 +14,11 @@ WIDTHS = (1.0, 2.2)
 """Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
 CODE_WIDTH = 1.5
 CODE_WEIGHT = 0.7
-"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they also tell patients apart."""
+"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they also separate patients."""
 SQUARE = 32
 """Rows and columns of the squares that a fit is on: of a large slide, only some squares and what is around them are read."""
 WEIGHT = 0.5
-"""Of what a model predicts: more of it also tells donors apart."""
+"""Of the predictions of a model: at more weight they also separate donors."""
 MARGIN = 8
 """Sites around a square that are read with it, more than the Gaussians of its surroundings reach with any weight."""
 

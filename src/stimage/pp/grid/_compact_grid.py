@@ -69,7 +69,7 @@ def compact_grid(
     Parameters
     ----------
     adata
-        Annotated data, observations x genes; the expression matrix is not looked at.
+        Annotated data, observations x genes; the expression matrix is not used.
     layout
         ``"hex"``: hexagonal lattice (Visium), site (row, col // 2), half of every second row's sites shifted right by
         half a site. ``"square"``: square lattice; array coordinates that form a checkerboard (2k array) are turned by
