@@ -14,7 +14,7 @@ WIDTHS = (1.0, 2.2)
 """Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
 CODE_WIDTH = 1.5
 CODE_WEIGHT = 0.7
-"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they also separate patients."""
+"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they separate patients."""
 SQUARE = 32
 """Rows and columns of the squares that a fit is on: of a large slide, only some squares and what is around them are read."""
 WEIGHT = 0.5
