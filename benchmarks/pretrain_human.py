@@ -168,11 +168,12 @@ Written by `python benchmarks/pretrain_human.py --epochs {arguments.epochs} --se
 
 ## Use and limits
 
-- Human tissue measured with spots on a lattice. The embeddings of a tissue that is not below are extrapolation: compare
-  with the closed form (`stimage.tl.embed(adata)`), or adapt (`stimage.tl.embed(adata, model="human", adapt_epochs=...)`).
-- Slides of other species match by the spelling of gene symbols only, as far as orthologs are called alike.
+- For human tissue measured with spots on a lattice. Predictions for a tissue that is not below are extrapolation:
+  `stimage.tl.embed(adata)` tests them without labels and uses them only if they explain enough; `model="closed"` leaves
+  them out, `model="human"` always uses them, and `model="human", adapt_epochs=...` trains a copy on your slides first.
+- Slides of other species match by gene symbols only, where orthologs have the same symbol.
 - Scores on the slides below, and on other sections of their donors, are not scores on unseen data. The manifest in
-  `config.json` names slides and donors; embeddings carry it in `uns["stimage"]`.
+  `config.json` names slides and donors; embeddings that use the checkpoint carry it in `uns["stimage"]`.
 - Slides measure different genes; those that a slide does not measure were left out of its windows.
 
 ## Vocabulary

@@ -16,7 +16,7 @@ from sphinx.pycode import ModuleAnalyzer
 import stimage
 from stimage.models.embedding._codes import N_CODES
 from stimage.models._presets import PRESETS
-from stimage.models.embedding._readout import MOST_SITES
+from stimage.models.embedding._predicted import MOST_SITES, N_COMPONENTS
 from stimage.modules import IMAGE_ENCODERS
 
 project = "stimage"
@@ -108,7 +108,7 @@ myst_substitutions = {
     "encoders": encoder_table(),
     "presets": preset_table(),
     "most_sites": f"{MOST_SITES:,}",
-    "dimensions": PRESETS["default"].autoencoder.dim + N_CODES,
+    "dimensions": N_COMPONENTS + N_CODES,
 }
 
 

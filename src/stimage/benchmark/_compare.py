@@ -82,7 +82,7 @@ def compare(
     Warns
     -----
     UserWarning
-        If it cannot be told whether a model was trained on a tested slide.
+        If it is not known whether a model was trained on a tested slide.
 
     Raises
     ------

@@ -130,7 +130,7 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float | list[float]
     Parameters
     ----------
     values
-        Scores, say of several seeds.
+        Scores, for example of several seeds.
 
     Returns
     -------

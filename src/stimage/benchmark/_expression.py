@@ -64,7 +64,7 @@ def evaluate_expression(
         Whether to score the baselines too.
     permuted
         Whether to score, with the baselines, ridge regressions on training features that were given to other training
-        spots, in five random orders: what they find is chance.
+        spots, in five random orders: their score is the chance level.
     seed
         Seed of these orders.
 

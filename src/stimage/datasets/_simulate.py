@@ -133,7 +133,7 @@ def simulate_tissue(
     ------
     ValueError
         If a number is out of range, `layout` or `pattern` is unknown, the section is too small to hold every domain, or an
-        image of single cells is asked for.
+        image of single cells is requested.
 
     Examples
     --------

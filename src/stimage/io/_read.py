@@ -23,7 +23,7 @@ def read(
 ) -> AnnData:
     """Read a slide of any format that is known into an AnnData that is ready for :func:`stimage.pp.compact_grid`.
 
-    The format is told by names of files. What is read of each, and what is left out, is a table of the guide on formats.
+    The format is recognised by file names. The guide on formats lists what is read of each and what is left out.
     Sources are only read.
 
     Parameters

@@ -44,7 +44,7 @@ def read_zarr_store(path: Path, options: Options) -> AnnData:
 
 
 def read_spatialdata(sdata: SpatialData, path: Path | None, options: Options) -> AnnData:
-    """Counts of a table, and the centroids of what it annotates."""
+    """Counts of a table, and the centroids of the regions that it annotates."""
     from stimage.pp._spatialdata import annotation_keys, from_spatialdata
 
     table = options.table if options.table is not None else _only_table(sdata)

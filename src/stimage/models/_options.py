@@ -57,7 +57,7 @@ def training_sample(
     Raises
     ------
     TypeError, ValueError
-        If an option is none, or they do not go together.
+        If an option is invalid, or options do not fit together.
     """
     _validate.check_choice("preset", preset, PRESETS)
     sample_unit = SampleUnit(unit, n_neighbors, neighbor_weights, n_macro_domains)
@@ -140,7 +140,7 @@ class TrainingOptions:
     Raises
     ------
     TypeError, ValueError
-        If an option is none, or they do not go together.
+        If an option is invalid, or options do not fit together.
 
     Examples
     --------
@@ -189,7 +189,7 @@ class TrainingOptions:
         Raises
         ------
         TypeError, ValueError
-            If an option is not known, is none, or does not go with the unit.
+            If an option is unknown, invalid, or does not fit the unit.
         """
         own = _own_keys()
         if not set(options) <= set(own):

@@ -26,7 +26,7 @@ MOST_SITES = 20_000
 
 
 class SmoothedPCA(SlideModel):
-    r"""Principal components of expression, averaged over the surroundings of each site, beside codes of these surroundings.
+    r"""Principal components of expression, averaged around each site, beside niche codes.
 
     A closed form: nothing is trained, and any species, gene panel and platform will do. Expression :math:`x_i` is log1p of
     counts per 1,000, centred per slide; :math:`A` holds the 30 principal axes of all slides that are given together;

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 class STAlign(SlideModel):
     """Image and expression of spots and of their niches in one space (ST-Align).
 
-    Every spot is seen with its niche. What image and genes say of a spot is brought together by contrast with other spots
+    Every spot is used with its niche. Image and gene vectors of a spot are aligned by contrast with other spots
     of the slide, and so for niches; a spot's fused vector is brought to that of its niche. Image encoders are frozen, their
     features are computed once and kept on disk; what is trained are adapters of these features, the gene encoders and the
     fusion. By default all start in closed form: gene vectors as principal components of expression, image vectors as
@@ -76,7 +76,7 @@ class STAlign(SlideModel):
         Frozen encoder of the expression of spots: a trained :class:`STImage` or a :class:`stimage.modules.ScGPTEncoder`.
         By default a perceptron that is trained along.
     patches
-        Which image patches are looked at.
+        Which image patches are used.
     spot_context
         Whether the image of a spot is its patch beside that of its niche, which makes part of the cross-scale loss trivial
         and retrieval easier; by default its patch alone, as published.
@@ -225,10 +225,10 @@ class STAlign(SlideModel):
         batch_size
             Most spots in a batch.
         negatives
-            What a spot is told apart from: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
-            slide do not tell pairs apart; ``"batch"``, spots of all slides.
+            What a spot is contrasted with: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
+            slide do not identify pairs; ``"batch"``, spots of all slides.
         accelerator, devices
-            Where to train, as in Lightning, on one device: a spot is told apart from those of its batch, which several
+            Where to train, as in Lightning, on one device: a spot is contrasted with those of its batch, which several
             devices would divide.
         num_workers
             Processes that prepare batches. Results do not depend on it.
@@ -298,7 +298,7 @@ class STAlign(SlideModel):
         Raises
         ------
         ValueError
-            If the model has no images or no niches and they are asked for.
+            If images or niches are requested of a model without them.
         """
         modality, level = asked_vectors(modality, level, niches=self.niches, images=self.image_encoder is not None)
         needed = {"images": modality != "gene", "counts": modality != "image"}
@@ -320,7 +320,7 @@ class STAlign(SlideModel):
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
     ) -> np.ndarray:
-        """Expression from the image alone; counts of ``data`` are not looked at.
+        """Expression from the image alone; counts of ``data`` are not used.
 
         Parameters
         ----------
@@ -345,7 +345,7 @@ class STAlign(SlideModel):
         Raises
         ------
         ValueError
-            If the model has no images or was not trained, or retrieval is asked for without its training slides.
+            If the model has no images or was not trained, or retrieval is requested without its training slides.
         """
         check_prediction(self, method=method, n_neighbors=n_neighbors)
         paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)

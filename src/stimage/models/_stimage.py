@@ -76,9 +76,9 @@ class STImage(SlideModel):
         How they are drawn in each window: ``"weighted"`` by variance (the paper, Eq. 7), ``"hvg"`` or ``"random"``.
     masking
         ``"site"`` hides single sites, ``"site_gene"`` single values, ``"region"`` a contiguous region, ``"mixed"`` sites
-        in two of three windows and a region of half the share in the third. By default what the preset says.
+        in two of three windows and a region of half the share in the third. By default that of the preset.
     mask_ratio
-        Share hidden. By default what the preset says.
+        Share hidden. By default that of the preset.
     preset
         ``"default"`` is small enough for a laptop; ``"paper"`` has the published sizes (6 + 2 layers, 8 heads, 256, 1024),
         30 % of the sites hidden and a random start.
@@ -90,7 +90,7 @@ class STImage(SlideModel):
         Neighbours of a spot and their weights, ``"learned"`` or ``"fixed"`` (equal), for ``"neighborhood"``; number of
         macro-domains for ``"slice"``.
     spectral_start
-        Start gene embeddings from the principal axes of the data. By default what the preset says.
+        Start gene embeddings from the principal axes of the data. By default that of the preset.
     seed
         Seed of start, windows, genes and masks.
 
@@ -245,7 +245,7 @@ class STImage(SlideModel):
         """Train a copy of this model further on some slides, without labels; this model stays as it is.
 
         Gene embeddings start anew from the principal axes of these slides, turned so that tokens stay as near as can be to
-        what they were: genes that did not vary in the tissues of the training are heard from the start. Genes that a slide
+        what they were: genes that did not vary in the tissues of the training count from the start. Genes that a slide
         does not measure are left out of its windows, and their embeddings stay as they were.
 
         Parameters
@@ -311,13 +311,13 @@ class STImage(SlideModel):
         data
             Slides to embed, over any genes that overlap the vocabulary; those of the model by default.
         mode
-            ``"context"``: principal components of expression averaged over the surroundings of a site, as in
-            :class:`SmoothedPCA`, to which those are added that the model predicts while the site is masked together with
-            a random half of the slide, beside niche codes of both; see the user guide. ``"visible"``: the encoder's output at
+            ``"context"``: principal components of expression averaged around a site, as in :class:`SmoothedPCA`, plus
+            half of those that the model predicts while the site is masked together with a random half of the slide,
+            beside niche codes of both; see the user guide. ``"visible"``: the encoder's output at
             a visible site. By default ``"context"`` with windows; the other units have ``"visible"`` alone.
         tile_size
             Rows and columns of the windows, which overlap by half and are averaged. By default twice those of
-            training, so that most sites have their surroundings on all sides.
+            training, so that most sites have neighbours on all sides.
         n_genes
             Genes drawn in each of three repeats, which are averaged; by default all genes are used.
         batch_size
@@ -429,7 +429,7 @@ class STImage(SlideModel):
             Also return bounds that hold this share of measured values: those of the shortest interval that does so in the
             regions of the calibration, for each gene and level of predicted expression.
         context
-            Sites of surroundings on every side of the hidden sites.
+            Visible sites on every side of the hidden sites.
         calibrated
             Calibrate the prediction, or return it as the model makes it.
         batch_size
@@ -446,7 +446,7 @@ class STImage(SlideModel):
         Raises
         ------
         ValueError
-            If the model never saw hidden sites, ``interval`` is not between 0 and 1, or it is asked for uncalibrated.
+            If the model never saw hidden sites, ``interval`` is not between 0 and 1, or ``calibrated`` is false with it.
         """
         check_filling(self.spec, self.unit, context=context, interval=interval, seed=seed)
         if interval is not None and not calibrated:

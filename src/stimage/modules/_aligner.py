@@ -55,7 +55,7 @@ class AlignerConfig:
     Raises
     ------
     TypeError, ValueError
-        If a size is none, or sizes do not go together.
+        If a size is not positive, or sizes do not fit together.
 
     Examples
     --------

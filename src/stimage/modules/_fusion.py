@@ -22,7 +22,7 @@ class SymmetricCrossAttention(nn.Module):
     n_tokens
         Tokens of each modality.
     n_heads
-        Attention heads, each over ``dim / n_heads`` dimensions (d in the softmax); 1 is what the equations say.
+        Attention heads, each over ``dim / n_heads`` dimensions (d in the softmax); 1 is the number in the equations.
 
     Raises
     ------

@@ -27,20 +27,20 @@ class AutoencoderConfig:
         Width of the encoder's feed-forward networks.
     decoder_layers
         Decoder blocks. With 0, hidden sites enter the encoder as the Gaussian mean of the visible tokens around them, and
-        predictions are read off its output: before training that is a kernel smoother, and training learns corrections;
-        otherwise the encoder sees visible sites only and mask tokens enter the decoder (as in the paper).
+        predictions are made from its output: before training this is a kernel smoother, and training learns corrections.
+        Otherwise the encoder sees visible sites only and mask tokens enter the decoder (as in the paper).
     decoder_feedforward
         Width of the decoder's feed-forward networks.
     dropout
         Dropout in all blocks.
     relative_error
-        Divide the squared errors of each window by the mean square of what is hidden in it, so that slides with few genes
-        or many counts, whose values vary more, do not outweigh others. Without, the loss is Eq. 8 of the paper.
+        Divide the squared errors of each window by the mean square of its hidden values, so that slides with few genes
+        or many counts, whose values vary more, do not outweigh others. Otherwise the loss is Eq. 8 of the paper.
 
     Raises
     ------
     TypeError, ValueError
-        If a size is none, or the heads do not divide ``dim``.
+        If a size is not positive, or the heads do not divide ``dim``.
 
     Examples
     --------
@@ -80,9 +80,9 @@ class MaskedAutoencoder(nn.Module):
     Attributes
     ----------
     site_limits
-        Most visible and most hidden sites of a window, see :func:`stimage.data.site_limits`. Where they are known,
-        :meth:`loss` of windows with hidden sites works on tensors of one shape in every step and never waits for an
-        accelerator to tell; ``None`` at first, then it counts. Sites beyond the limits are left out.
+        Most visible and most hidden sites of a window, see :func:`stimage.data.site_limits`. If they are set,
+        :meth:`loss` of windows with hidden sites has tensors of the same shape in every step and never waits for an
+        accelerator; with ``None``, the default, they are counted in every step. Sites beyond the limits are left out.
 
     Examples
     --------
@@ -140,10 +140,10 @@ class MaskedAutoencoder(nn.Module):
         -------
         Tensor
             Site vectors (batch x output sites x dim). At a visible site the vector contains the site itself, at a hidden
-            one only what its surroundings say of it.
+            one it depends on the visible sites around it only.
         """
-        # Hidden sites look at visible ones and are looked at by none: however many are hidden, and however far they are
-        # from the next visible site, attention stays what it was in training.
+        # Hidden sites are queries and never keys: however many are hidden, and however far they are from the next visible
+        # site, attention is the same as in training.
         visible = tissue & ~hidden
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
@@ -198,8 +198,8 @@ class MaskedAutoencoder(nn.Module):
     def _hidden_site_terms(
         self, expression: Tensor, genes: Tensor, gene_valid: Tensor, positions: Tensor, tissue: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Only what is visible is read and looked at, and only what is hidden is predicted: both are brought to the
-        # front of their part, as many as the window with most of them has, and empty sites fall away.
+        # Only visible sites are read and attended to, and only hidden ones are predicted: both are brought to the front
+        # of their part, as many as the window with most of them has, and empty sites are dropped.
         visible = tissue & ~hidden
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         limits = self.site_limits

@@ -66,7 +66,7 @@ class LocalAttention(nn.Module):
         positions
             Physical positions in site distances (batch x sites x 2).
         visible
-            Sites that may be looked at (batch x sites).
+            Sites that may be attended to (batch x sites).
         n_visible
             Leading sites among which these are; all by default.
         n_output
@@ -242,7 +242,7 @@ class SiteTransformer(nn.Module):
         positions
             Physical positions in site distances (batch x sites x 2).
         visible
-            Sites that may be looked at (batch x sites).
+            Sites that may be attended to (batch x sites).
         n_visible
             Leading sites among which these are; all by default.
         n_output

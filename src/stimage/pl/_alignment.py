@@ -52,7 +52,7 @@ def alignment(
     show: bool | None = None,
     save: str | Path | None = None,
 ) -> Figure:
-    """What the image says of expression: genes predicted and measured, and the spots that an image patch finds.
+    """Expression from images: predicted beside measured genes, and the spots that an image patch retrieves.
 
     Genes and patches are examples. The genes shown by default are even chosen by the result, so their correlations are no
     score: :func:`stimage.benchmark.evaluate_expression` and :func:`stimage.benchmark.retrieval_recall` measure.
@@ -94,7 +94,7 @@ def alignment(
         (predictions are shrunk) from the 1st to the 99th percentile; *r* is the Pearson correlation over the spots with counts. With ``aligner``, a row for each
         query: its place (black) and those of its neighbours on the slide, its image patch, and the patches of the spots of
         the slide whose gene vectors are nearest to its image vector, the nearest first. Patches are as wide as the widest
-        that the aligner looks at; the query's own spot is framed if it is found.
+        that the aligner uses; the query's own spot is framed if it is found.
 
     Raises
     ------

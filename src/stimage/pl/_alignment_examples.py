@@ -50,7 +50,7 @@ def compare_genes(
     has_counts: np.ndarray,
     predicted_key: str,
 ) -> list[PredictedGene]:
-    """The genes that were asked for; by default those predicted best among the ones that vary most."""
+    """The requested genes; by default those predicted best among the ones that vary most."""
     predicted, known = predicted_genes(adata, predicted_key)
     if not known.any():
         raise ValueError(f"{predicted_key!r} has no gene predicted for all spots: predict them again.")

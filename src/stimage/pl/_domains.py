@@ -58,13 +58,13 @@ def domains(
     spatial_key
         Key in ``obsm`` of x and y (n_obs, 2), in pixels of the full-resolution image if there is one.
     grid_key
-        ``key_added`` of the grid, which tells the distance of neighbours. Without a grid it is estimated.
+        ``key_added`` of the grid, which has the distance of neighbours. Without a grid it is estimated.
     img
         Draw the tissue image ``uns["spatial"][library]["images"]``. By default where there is one. With several slides
         the libraries are those called as the slides.
     palette
         Colours by category, or in the order of the categories. By default those of ``uns[f"{color}_colors"]``, as scanpy
-        keeps them, else colours that can be told apart in the common kinds of colour blindness.
+        keeps them, else colours that differ in the common kinds of colour blindness.
     size
         Diameter of an observation relative to its true one on an image, and to the one at which neighbours nearly touch
         without an image.
@@ -83,7 +83,7 @@ def domains(
     Raises
     ------
     KeyError
-        If labels, slides, coordinates or a tissue image that is asked for are missing.
+        If labels, slides, coordinates or a requested tissue image are missing.
     TypeError
         If ``color`` names numbers that are not labels.
     ValueError

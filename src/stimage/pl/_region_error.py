@@ -45,7 +45,7 @@ def region_error(
     key
         ``key_added`` of the reconstruction.
     context
-        Sites of surroundings to show on every side of the region.
+        Sites to show on every side of the region.
     cmap
         Colour map of the expression.
     show

@@ -53,7 +53,7 @@ def windows(
     Returns
     -------
     matplotlib.figure.Figure
-        Above the windows, below what the model sees of them. Red, green and blue are the scores on the first three
+        Above the windows, below their visible part. Red, green and blue are the scores on the first three
         principal components of the corpus, estimated from the window's genes; grey is the mean of the slide. Hidden
         sites are dark, sites without data white. Colours can be compared between windows.
 

@@ -36,7 +36,7 @@ def aggregate_sites(
     """Make one observation of all that share a site of the grid, as cells or beads in a bin do.
 
     Embedding and reconstruction add up counts of a site by themselves and give their results to each observation. This
-    is for everything else: other tools that need one row per place, files that are smaller, looking at what a site holds.
+    is for everything else: other tools that need one row per site, smaller files, inspecting the content of a site.
 
     Parameters
     ----------

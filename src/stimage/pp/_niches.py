@@ -108,7 +108,7 @@ def build_niches(
     Raises
     ------
     KeyError
-        If coordinates, ``slide_key``, ``layer`` or a grid that is asked for are absent.
+        If coordinates, ``slide_key``, ``layer`` or a requested grid are absent.
     TypeError
         If counts or coordinates are not numbers.
     ValueError

@@ -63,11 +63,11 @@ def align(
         Frozen encoder of image patches: a name, one from :func:`stimage.modules.load_image_encoder` for weights on your
         disk, or ``None`` to align without images.
     gene_encoder
-        Frozen encoder of the expression of spots; by default a perceptron that is trained along.
+        Frozen encoder of the expression of spots; by default a perceptron that is trained with the aligner.
     image_dir
         Folder of the image files that ``uns["spatial"]`` names by relative paths.
     max_epochs
-        Number of epochs, in each of which every spot is seen once.
+        Number of epochs, in each of which every spot is used once.
     batch_size
         Most spots in a batch.
     seed

@@ -28,8 +28,8 @@ def annotate(
     """Complete labels that only some observations have.
 
     A classifier learns the labels from the embedding of the labelled observations and is applied to all others: the rest of a
-    slide, other slides of the same AnnData, or, with ``reference``, those of another one. It can only give labels that it was
-    shown: an annotated area should cross every domain that is to be found.
+    slide, other slides of the same AnnData, or, with ``reference``, those of another one. It can only assign labels
+    that occur in the annotation: an annotated area should cross every domain that is to be found.
 
     Parameters
     ----------
@@ -41,13 +41,13 @@ def annotate(
     use_rep
         Key in ``obsm`` of the embedding.
     reference
-        Another AnnData with labels and an embedding by the same model under the same keys. ``adata`` may then be without
-        labels; those that it has are used as well.
+        Another AnnData with labels and an embedding by the same model under the same keys. ``adata`` then needs no
+        labels; any that it has are used as well.
     head
-        ``"logistic"``: multinomial logistic regression, whose probabilities are closer to how often it is right; ``"knn"``:
+        ``"logistic"``: multinomial logistic regression, whose probabilities are better calibrated; ``"knn"``:
         vote of the 15 nearest labelled observations.
     n_components
-        Principal components of the embedding that the head sees.
+        Principal components of the embedding that the classifier uses.
     key_added
         Key of the results.
     copy

@@ -30,7 +30,7 @@ def domains(
 ) -> AnnData | None:
     """Cluster an embedding into spatial domains.
 
-    Vectors are reduced to principal components, which keep the weight of what they carry; their scale does not matter.
+    Vectors are reduced to principal components, which are not scaled one by one; the scale of the vectors does not matter.
     Positions do not enter, except through the embedding, in the estimate of the number and in ``smooth_neighbors``.
 
     Parameters
@@ -87,7 +87,7 @@ def domains(
     Warns
     -----
     UserWarning
-        If another number of domains is found than was asked for.
+        If another number of domains is found than requested.
 
     Examples
     --------

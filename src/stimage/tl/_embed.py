@@ -28,41 +28,45 @@ def embed(
     copy: bool = False,
     **options: Any,
 ) -> AnnData | list[AnnData] | None:
-    """Embed every observation of one slide or several, seen with its surroundings.
+    """Embed every observation of one or several slides in the context of its tissue.
 
     Without a model nothing is trained: the embedding is the closed form of :class:`stimage.models.SmoothedPCA`, fitted to
-    the slides that are given. It takes seconds, needs no torch and suits any species, panel and platform.
+    the slides that are given. It takes seconds and suits any species, panel and platform. If all slides share at least 200
+    gene names with the checkpoint ``"human"``, up to 2,000 sites are masked and predicted by the checkpoint and by six
+    Gaussian means of visible sites. The predictions of the checkpoint are added to the closed form if they explain at
+    least .8 as much of the masked sites as the best mean. One line is logged that says so. No label is used.
 
     Parameters
     ----------
     adata
         AnnData after :func:`stimage.pp.compact_grid`, or a list of them. Slides that are given together, in a list or in one
-        AnnData, are described by the same axes, so that their embeddings can be compared. For a model that was trained or fitted before, any genes that
-        overlap the model's will do: symbols or Ensembl ids, in ``var_names`` or a column of ``var``.
+        AnnData, share their axes, so that their embeddings can be compared. A model that was trained or fitted before needs
+        some of its genes: symbols or Ensembl ids, in ``var_names`` or a column of ``var``.
     model
-        ``None`` or ``"closed"``: the closed form, fitted here. ``"human"``: the checkpoint that ships with the package, see
-        :func:`stimage.pretrained.load`; for the tissues that it knows. Or a model: a :class:`stimage.models.SmoothedPCA` that
-        was fitted before, an :class:`stimage.models.STImage` from :func:`stimage.tl.pretrain`, or an aligner from
-        :func:`stimage.tl.align`.
+        ``None``: the closed form, with predictions of the checkpoint where they help (see above). ``"closed"``: the closed
+        form alone, without torch. ``"human"``: the predictions of the checkpoint are always added; with ``adapt_epochs`` or
+        ``options`` it is used as a trained model, see :func:`stimage.pretrained.load`. Or a model: a fitted
+        :class:`stimage.models.SmoothedPCA`, an :class:`stimage.models.STImage` from :func:`stimage.tl.pretrain`, or an
+        aligner from :func:`stimage.tl.align`.
     layer
         Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
     adapt_epochs
-        Of an ``STImage``: train a copy of the model on these slides for so many epochs first, see
-        :meth:`stimage.models.STImage.adapt`; ``model`` stays as it is.
+        For an ``STImage``: first train a copy of the model on these slides for this many epochs, see
+        :meth:`stimage.models.STImage.adapt`; ``model`` is not changed.
     output
-        Of an ``STImage`` and one AnnData: path of a zarr array to write the embedding to instead of ``adata``, a few rows of
-        windows at a time. ``adata`` stays as it is, and what ``uns`` would say is in the attributes of the array.
+        For an ``STImage`` and one AnnData: path of a zarr array to write the embedding to, a few rows of windows at a time.
+        ``adata`` is not changed; the attributes of the array hold what ``uns`` would.
     seed
-        Seed of all that is random: starts of codes, sites masked together, draws of genes, adaptation. ``None`` takes
-        ``scvi.settings.seed``, or 0 where that is not set.
+        Seed of everything random: starts of codes, which sites are masked together, draws of genes, adaptation. ``None``
+        takes ``scvi.settings.seed``, or 0 where that is not set.
     key_added
         Key of the embedding.
     copy
         Return a copy, or a list of them, instead of writing to ``adata``.
     options
-        Those of the model's ``get_latent_representation``: ``mode``, ``tile_size``, ``n_genes`` and ``batch_size`` of an
+        Options of the model's ``get_latent_representation``: ``mode``, ``tile_size``, ``n_genes`` and ``batch_size`` of an
         :meth:`STImage <stimage.models.STImage.get_latent_representation>`; ``modality``, ``level``, ``image_dir`` and
-        ``cache_dir`` of an :meth:`aligner <stimage.models.STAlign.get_latent_representation>`; the closed form has none.
+        ``cache_dir`` of an :meth:`aligner <stimage.models.STAlign.get_latent_representation>`. The closed form has none.
 
     Returns
     -------
@@ -70,11 +74,13 @@ def embed(
         With ``copy=True`` the copy. Writes:
 
     ``obsm["X_stimage"]``
-        Embedding (observations x dimensions), float32: at most 60 numbers of the closed form. A site without counts is
-        described by its surroundings.
+        Embedding (observations x dimensions), float32: at most 60 dimensions without a model. A site without counts is
+        described by its neighbours.
     ``uns["stimage"]["X_stimage"]``
         Model and model id, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that
-        the model was fitted or trained on.
+        the model was fitted or trained on. Without a model also ``predictor`` (``"human"``, or empty where no predictions
+        were added), ``predictor_id``, and where the checkpoint was tested ``explained_by_predictor`` and
+        ``explained_by_neighbors``, the shares of the masked sites' components that are explained.
 
     Raises
     ------
@@ -83,11 +89,11 @@ def embed(
     TypeError
         If the model has no such option.
     ValueError
-        If counts are not raw, or too few genes are known to the model.
+        If counts are not raw, or the model knows too few of the genes.
     FileExistsError
-        If there is something at ``output`` already.
+        If ``output`` exists already.
     FileNotFoundError
-        If the checkpoint is asked for and the package was installed without it.
+        If ``model="human"`` and the package was installed without the checkpoint.
 
     Warns
     -----

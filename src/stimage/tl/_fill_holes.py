@@ -66,7 +66,7 @@ def fill_holes(
     KeyError
         If there is no grid, or no coordinates.
     ValueError
-        If the grid is one of ranks, which leaves sites empty that are none, or ``interval`` is not between 0 and 1.
+        If the grid has ``layout="rank"``, whose empty sites are not holes, or ``interval`` is not between 0 and 1.
 
     Examples
     --------

@@ -41,8 +41,8 @@ def predict_expression(
     places of a square lattice over its tissue, which is found by its saturation. It is worked on by tiles, so that a whole
     slide takes little memory.
 
-    Predictions say what the training slides' tissue of this look expresses. They are shrunk towards the mean: compare genes
-    by correlation over the slide, and judge them against the ridge regression of
+    Predictions are what similar looking tissue of the training slides expresses. They are shrunk towards the mean: compare
+    genes by correlation over the slide, and judge them against the ridge regression of
     :func:`stimage.benchmark.evaluate_expression` on slides or patients left out.
 
     Parameters

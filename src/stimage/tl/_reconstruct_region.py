@@ -28,10 +28,10 @@ def reconstruct_region(
     key_added: str = _keys.REGION,
     copy: bool = False,
 ) -> AnnData | None:
-    """Hide a region of a slide and fill it in from its surroundings.
+    """Mask a region of a slide and fill it in from the visible sites around it.
 
-    The hidden counts are used for nothing but the errors: the means that the prediction is added to come from the
-    visible sites. Whether the model saw them in training is up to you: a model pretrained on the same slide did.
+    The masked counts are used for the errors only: the means that the prediction is added to come from the
+    visible sites. A model that was pretrained on the same slide has seen them in training, however.
     The prediction is calibrated on regions of the same shape elsewhere on the slide, see
     :meth:`stimage.models.STImage.reconstruct`.
 
@@ -44,15 +44,15 @@ def reconstruct_region(
     layer
         Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
     region
-        What to hide: a boolean mask, observation names, or a boolean column of ``obs``. Damaged areas too: what was measured
-        there is not used. Sites without data are filled in by :func:`stimage.tl.fill_holes`.
+        What to mask: a boolean mask, observation names, or a boolean column of ``obs``. This includes damaged areas, whose
+        counts are then not used. Sites without data are filled in by :func:`stimage.tl.fill_holes`.
     size
-        Instead of ``region``: hide a random block of ``size`` x ``size`` sites.
+        Instead of ``region``: mask a random block of ``size`` x ``size`` sites.
     context
-        Sites of surroundings that the model sees on every side of the region.
+        Visible sites that the model uses on every side of the region.
     interval
-        Also write bounds between which this share of values would be measured, such as 0.9. Regions of the same shape
-        elsewhere on the slide say how wide they must be, see :meth:`stimage.models.STImage.reconstruct`.
+        Also write bounds that should contain this share of the measured values, such as 0.9. Their width is calibrated on
+        regions of the same shape elsewhere on the slide, see :meth:`stimage.models.STImage.reconstruct`.
     seed
         Seed of the block's place and of those that the prediction is calibrated on. ``None`` takes ``scvi.settings.seed``, or
         0 where that is not set.
@@ -67,14 +67,14 @@ def reconstruct_region(
         With ``copy=True`` the copy. Writes:
 
     ``layers["stimage_region"]``
-        Sparse (observations x genes), log1p of counts per 10,000: predicted for hidden observations (NaN for genes that
+        Sparse (observations x genes), log1p of counts per 10,000: predicted for masked observations (NaN for genes that
         the model does not know), measured for the others.
     ``layers["stimage_region_lower"]``, ``layers["stimage_region_upper"]``
-        With ``interval``: bounds for hidden observations, in the same form; measured values for the others.
+        With ``interval``: bounds for masked observations, in the same form; measured values for the others.
     ``obs["stimage_region_masked"]``
-        Which observations were hidden.
+        Which observations were masked.
     ``uns["stimage_region"]``
-        ``params``; ``errors``: a data frame with ``mse``, ``mae`` and ``pearson`` of each gene over the hidden sites that
+        ``params``; ``errors``: a data frame with ``mse``, ``mae`` and ``pearson`` of each gene over the masked sites that
         have counts, with ``interval`` also ``coverage``, the share of them within the bounds; ``mse``, ``mae``, ``pearson``,
         ``coverage``: their means over genes.
 
@@ -83,7 +83,7 @@ def reconstruct_region(
     KeyError
         If there is no grid, or ``region`` names what does not exist.
     ValueError
-        If both or neither of ``region`` and ``size`` are given, nothing or everything would be hidden, or ``interval`` is not
+        If both or neither of ``region`` and ``size`` are given, nothing or everything would be masked, or ``interval`` is not
         between 0 and 1.
 
     Examples

@@ -36,7 +36,7 @@ def fit(
     data
         What to train on.
     checkpoints
-        Where checkpoints are written, and what training goes on from when there are some.
+        Where checkpoints are written, and from which training resumes.
     early_stopping
         Stop when ``validation_loss`` no longer falls.
     options

@@ -30,7 +30,7 @@ class OptimizerConfig:
     Raises
     ------
     TypeError, ValueError
-        If a value is none that can be trained with.
+        If a value is invalid.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class AlignmentOptimizerConfig:
     Raises
     ------
     TypeError, ValueError
-        If a value is none that can be trained with.
+        If a value is invalid.
 
     Examples
     --------

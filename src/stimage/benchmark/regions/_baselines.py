@@ -19,7 +19,7 @@ def gene_mean(expression: np.ndarray | sparse.spmatrix, positions: np.ndarray, h
     Parameters
     ----------
     expression
-        Expression (sites x genes); rows of hidden sites are not looked at.
+        Expression (sites x genes); rows of hidden sites are not used.
     positions
         Physical positions (sites x 2); not used here, so that all baselines are called alike.
     hidden
@@ -51,13 +51,13 @@ def nearest_spots(
     Parameters
     ----------
     expression
-        Expression (sites x genes); rows of hidden sites are not looked at.
+        Expression (sites x genes); rows of hidden sites are not used.
     positions
         Physical positions (sites x 2).
     hidden
         Hidden sites (sites).
     n_neighbors
-        Number of visible sites averaged; sixteen are what the paper compares with.
+        Number of visible sites averaged; the paper uses sixteen.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def inverse_distance(
     Parameters
     ----------
     expression
-        Expression (sites x genes); rows of hidden sites are not looked at.
+        Expression (sites x genes); rows of hidden sites are not used.
     positions
         Physical positions (sites x 2).
     hidden
@@ -138,7 +138,7 @@ def smooth_fill(
     Parameters
     ----------
     expression
-        Expression (sites x genes), at least 0; rows of hidden sites are not looked at.
+        Expression (sites x genes), at least 0; rows of hidden sites are not used.
     positions
         Physical positions (sites x 2) on a lattice.
     hidden

@@ -22,7 +22,7 @@ def counting_noise_floor(
     averaged over genes and spots. The rates are not known; their distribution is estimated from the counts by maximum
     likelihood over all distributions (a Poisson mixture on a grid of rates, by expectation-maximisation; Kiefer and
     Wolfowitz 1956, Laird 1978), for spots of similar library size together, and the variance is averaged over it.
-    Single rates cannot be told from single counts, but this average can. Biological and technical variation beyond
+    Single rates cannot be estimated from single counts, but this average can. Biological and technical variation beyond
     Poisson counts as signal here: the floor is a lower bound.
 
     Parameters

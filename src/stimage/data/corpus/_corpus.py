@@ -169,7 +169,7 @@ class Corpus(Sequence[Slide]):
 
     @staticmethod
     def verify(path: str | PathLike[str]) -> None:
-        """Read a corpus on disk as a whole: compare the checksums of all files, and check that what they hold can be right.
+        """Read a whole corpus on disk: compare the checksums of all files and check that their content is valid.
 
         Parameters
         ----------

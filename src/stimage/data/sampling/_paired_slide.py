@@ -28,7 +28,7 @@ class PairedSlide:
     niche_image
         Features of the image patch of each niche (spots x features, float32); None without histology.
     spot_embedding
-        What a frozen encoder says of each spot's expression (spots x features, float32), instead of the expression; None
+        Features of each spot's expression from a frozen encoder (spots x features, float32), in its place; None
         without one.
 
     Examples

@@ -171,7 +171,7 @@ def window_positions(slide: Slide, top: int, left: int, height: int, width: int)
 def slide_shares(slides: Sequence[Slide], origins: Sequence[np.ndarray], spec: WindowSpec) -> np.ndarray:
     """Share of the windows that are cut from each slide: in proportion to the root of its sites with counts.
 
-    In proportion to the sites themselves, a few slides of single cells would be most of what a corpus is trained on.
+    In proportion to the sites themselves, a few slides of single cells would dominate training.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ DATA_DTYPE, INDICES_DTYPE = np.dtype("<f4"), np.dtype("<i4")
 
 
 class StoredMatrix:
-    """A CSR matrix of log1p counts in a file, whose rows are read when they are asked for.
+    """A CSR matrix of log1p counts in a file, whose rows are read on demand.
 
     The file is opened for each reading and never mapped: no descriptor stays open, memory does not grow with what was
     read, and the matrix can be pickled and used in any number of processes. Only ``indptr`` is kept, 8 bytes a row.

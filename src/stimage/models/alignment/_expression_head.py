@@ -11,7 +11,7 @@ PENALTIES = np.logspace(-3, 3, 13)
 
 @dataclass(frozen=True)
 class ExpressionHead:
-    """Ridge regression from what the image says of spots to their expression, in closed form.
+    """Ridge regression from image vectors of spots to their expression, in closed form.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class ExpressionHead:
         Parameters
         ----------
         inputs
-            What the image says of the spots of each slide (spots x inputs).
+            Image vectors of the spots of each slide (spots x inputs).
         expression
             Their expression (spots x genes).
         donors

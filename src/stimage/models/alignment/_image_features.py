@@ -25,7 +25,7 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class PatchSpec:
-    """Which image patches of a spot and of its niche are looked at.
+    """Which image patches of a spot and of its niche are used.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def encoder_id(encoder: ImageEncoder) -> str:
 def patch_features(
     image: SlideImage, boxes: list[np.ndarray], encoder: ImageEncoder, *, cache: Path | None, description: str
 ) -> np.ndarray:
-    """What a frozen encoder says of patches, and their colours; those of the same spot side by side.
+    """Features of patches from a frozen encoder, and their colours; those of the same spot side by side.
 
     Encoders are made to ignore how strongly a tissue is stained, which says much of where its nuclei are: colours are told
     apart from them. Features are kept on disk under a hash of image, encoder and boxes, and read from there the next time.

@@ -1,4 +1,4 @@
-"""The module of an aligner: built for what is seen of slides, started in closed form, and asked for vectors."""
+"""The module of an aligner: built for the inputs of slides, started in closed form, and used to compute vectors."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def started_aligner(
 def start_from_spectrum(
     module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool, frozen_genes: bool
 ) -> None:
-    """Start gene tokens as principal components of expression, image tokens as what the image says of these.
+    """Start gene tokens as principal components of expression, image tokens as their regression on the image.
 
     Parameters
     ----------

@@ -195,7 +195,7 @@ def spot_distance(coordinates: np.ndarray) -> float:
 
 
 def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:
-    """What a frozen encoder says of the expression of each observation (observations x features)."""
+    """Features of the expression of each observation from a frozen encoder (observations x features)."""
     if isinstance(encoder, ScGPTEncoder):
         layer = setup_of(adata)["layer"]
         counts = stored_matrix(adata, layer)

@@ -24,9 +24,9 @@ _FEWEST_SITES = 8
 
 @dataclass
 class NicheCodes:
-    """Soft membership of a site in recurring kinds of surroundings.
+    """Soft membership of a site in recurring kinds of niche.
 
-    Gaussian mixtures with 6, 12 and 20 clusters, three starts each, are fitted to vectors that describe the surroundings of
+    Gaussian mixtures with 6, 12 and 20 clusters, three starts each, are fitted to vectors that describe the niches of
     sites. The posteriors of all mixtures side by side, of which the principal components are kept, are close for two sites
     when most mixtures put them together, so that no single mixture's accidents decide.
 

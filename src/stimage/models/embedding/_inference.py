@@ -136,7 +136,7 @@ def uncentred(centred: np.ndarray, scaled: Slide, slide: Slide) -> np.ndarray:
     scaled
         The slide on the scale of the predictions.
     slide
-        The slide on the scale that is asked for; in both, only visible sites are looked at.
+        The slide on the requested scale; in both, only visible sites are used.
 
     Returns
     -------

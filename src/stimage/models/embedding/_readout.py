@@ -14,18 +14,18 @@ WIDTHS = (1.0, 2.2)
 """Of the context, in distances between sites: a sharp centre with a long tail, since no single width suits every tissue."""
 CODE_WIDTH = 1.5
 CODE_WEIGHT = 0.7
-"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they also tell patients apart."""
+"""Spread of the codes beside that of the context. Codes help within a tissue; at full weight they separate patients."""
 SQUARE = 32
 """Rows and columns of the squares that a fit is on: of a large slide, only some squares and what is around them are read."""
 WEIGHT = 0.5
-"""Of what a model predicts: more of it also tells donors apart."""
+"""Of the predictions of a model: at more weight they also separate donors."""
 MARGIN = 8
 """Sites around a square that are read with it, more than the Gaussians of its surroundings reach with any weight."""
 
 
 @dataclass
 class Readout:
-    r"""Makes an embedding of principal components: averaged over the surroundings of each site, beside codes of these.
+    r"""Makes an embedding of principal components: averaged around each site, beside niche codes.
 
     .. math::
         c_i = \tfrac12 \mathcal G_{1}[a]_i + \tfrac12 \mathcal G_{2.2}[a]_i + \tfrac s2 \hat a_i, \qquad
@@ -35,7 +35,7 @@ class Readout:
     where :math:`a_i` are the principal components of the site's own expression, :math:`\mathcal G_w` is
     :func:`stimage.data.gaussian_mean` and :math:`\hat a_i` is what a model predicts of them from visible sites while the
     site is masked; nothing in the closed form. :math:`s` is the slope of :math:`a` on :math:`\hat a` over the slide, between
-    0 and 1: predictions that say little of a slide count little.
+    0 and 1: predictions that explain little of a slide count little.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Readout:
     scales
         Total spread of contexts and of codes on the sites of the fit: root of the variance summed over dimensions.
     codes
-        Codes of surroundings.
+        Niche codes.
     """
 
     axes: np.ndarray

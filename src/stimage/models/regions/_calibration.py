@@ -23,7 +23,7 @@ N_PRACTICE_REGIONS = 16
 def calibrated_reconstruction(
     predict: RegionPredictor, slide: Slide, hidden: np.ndarray, *, seed: int, interval: float | None = None
 ) -> np.ndarray:
-    r"""Expression of hidden sites: mean, prediction and surroundings, weighed as the visible part of the slide tells.
+    r"""Expression of hidden sites: mean, prediction and neighbours, weighted as fits visible regions best.
 
     Practice regions of the same shape are hidden elsewhere and predicted like the region itself, which stays hidden.
     With the mean :math:`m` of the visible sites, a prediction :math:`p` and the inverse-distance weighted mean :math:`d` of

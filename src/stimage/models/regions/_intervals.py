@@ -23,7 +23,7 @@ def prediction_intervals(
     practice, truth
         Predicted and measured expression of practice sites (practice sites x genes), at least one site.
     prediction
-        Predicted expression whose bounds are asked for (sites x genes).
+        Predicted expression to which bounds are computed (sites x genes).
     share
         Share of values that intervals should hold.
 

@@ -33,7 +33,7 @@ def load_image_encoder(
 
     Only ``"efficientnet_lite0"`` brings weights, in a package of its own. ``"resnet50"`` starts at random, to be trained
     (AE-Img of ST-Align), unless ``weights`` are given. All others need a file that you have: most are published under
-    licences that do not allow to pass them on. Nothing is downloaded unless asked for, nothing but tensors unpickled, and
+    licences that forbid redistribution. Nothing is downloaded unless requested, only tensors are unpickled, and
     no code that comes with weights is run: Hibou's and CONCH's tensors are read into the same architecture here.
 
     Parameters

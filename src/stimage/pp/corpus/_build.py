@@ -42,14 +42,14 @@ def build_corpus(
 ) -> Corpus:
     """Build a corpus on disk from any number of slides, with one source in memory at a time.
 
-    A build that was interrupted goes on where it stopped when it is called again in the same way, and new sources can be
+    A build that was interrupted resumes when it is called again in the same way, and new sources can be
     added to a finished corpus: sources that are in the corpus already, recognised by name and all of their content, are
     skipped. Sources are only read.
 
     Parameters
     ----------
     sources
-        Paths of whatever :func:`stimage.io.read` reads, or AnnData; they are read as it does. Those without a compact grid get
+        Paths in any format of :func:`stimage.io.read`, or AnnData. Those without a compact grid get
         the one of :func:`compact_grid` with its defaults.
     path
         Folder of the corpus.
@@ -70,7 +70,7 @@ def build_corpus(
         the names of the folders that tell them apart, in whatever order they are passed. A name that is still taken gets a
         number.
     donor_key
-        Column of ``obs`` with the donor of each slide. ``None`` takes what the source says, if it does.
+        Column of ``obs`` with the donor of each slide. ``None`` takes the one that the source states, if any.
     grid_key
         ``key_added`` of the grid.
     table

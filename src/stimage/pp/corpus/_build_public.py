@@ -48,7 +48,7 @@ def build_public_corpus(
     """Build a corpus of the slides of a local copy of STimage-1K4M or HEST-1k that pass a filter, and split it by donor.
 
     The same as ``python -m stimage corpus``. A slide that cannot be read or used is left out, and a build that was interrupted
-    goes on when it is called again in the same way, see :func:`build_corpus`.
+    resumes when it is called again in the same way, see :func:`build_corpus`.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def build_public_corpus(
         The corpus, opened. Beside it in the folder are written
 
     ``slides.csv``
-        A row for each slide of the collection: what the collection says of it, ``status`` (``"in the corpus"`` or ``"left
+        A row for each slide of the collection: its metadata, ``status`` (``"in the corpus"`` or ``"left
         out"``), ``reason`` (why it was left out), ``split``, and the columns of :meth:`stimage.data.Corpus.report`.
     ``splits.json``
         ``by``, ``seed``, and the names of the slides of ``train``, ``validation`` and ``test``.
@@ -94,7 +94,7 @@ def build_public_corpus(
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If it is no copy of a collection, nothing passes the filter (the message lists what there is), species would be
+        If it is not a copy of a collection, nothing passes the filter (the message lists the values), species would be
         mixed, none of the slides can be used, or there are too few donors to split by.
 
     Examples

@@ -69,7 +69,7 @@ def compact_grid(
     Parameters
     ----------
     adata
-        Annotated data, observations x genes; the expression matrix is not looked at.
+        Annotated data, observations x genes; the expression matrix is not used.
     layout
         ``"hex"``: hexagonal lattice (Visium), site (row, col // 2), half of every second row's sites shifted right by
         half a site. ``"square"``: square lattice; array coordinates that form a checkerboard (2k array) are turned by
@@ -87,7 +87,7 @@ def compact_grid(
         Key of ``adata.obsm`` with x and y, shape (n_obs, 2); of three columns the first two, of a data frame those called x and
         y. Columns of ``obs`` under their usual names (``x``, ``y``; ``x_centroid``, ``y_centroid``; ...) stand for the
         default key where it is absent. Needed where there are no array coordinates and for bins;
-        otherwise used, if present, for the pitch and to tell a checkerboard from a hexagonal lattice.
+        otherwise used, if present, for the pitch and to distinguish a checkerboard from a hexagonal lattice.
     bin_size
         Side of a bin; only with ``layout="bins"``. ``None`` chooses, per slide, the largest size at which half of the
         occupied bins hold one position.
@@ -130,7 +130,7 @@ def compact_grid(
         If ``slide_key``, or coordinates that are needed, are absent.
     ValueError
         If coordinates or slide labels are missing or not finite, a slide has one observation, two observations share a
-        site, the coordinates do not form the lattice asked for, array positions are pixels or contradict the spatial
+        site, the coordinates do not form the requested lattice, array positions are pixels or contradict the spatial
         coordinates for more than 5 % of the observations, or a key to be written is taken by something else. If a
         unit must be wrong: all observations in one bin, each alone in a bin among empty ones, coordinates that contradict
         the scale factors, or positions within fields of view taken for positions on the slide.

@@ -70,7 +70,7 @@ class SampleKind:
     name
         Key in :data:`UNITS`, and ``name`` of :class:`SampleUnit`.
     has_windows
-        Whether samples are windows of the raster instead: nothing else here is asked for then.
+        Whether samples are windows of the raster instead: nothing else here is used then.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class SampleKind:
         return np.empty((len(spots), 0), dtype=np.int64)
 
     def groups(self, sites: np.ndarray, prepared: np.ndarray | None) -> np.ndarray:
-        """What each token belongs to, which the model looks at together.
+        """Group of each token; the model sees the tokens of a group together.
 
         Parameters
         ----------
