@@ -57,7 +57,10 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(anndata|collections|lightning|matplotlib|np|numpy|os|pandas|pathlib|scipy|scvi|spatialdata|torch|typing|zarr)\..*",
     ),
-    ("py:.*", r"stimage\.(models\.alignment\._setup|data\.sampling\.device\._dense_expression|train\._processes)\..*"),
+    (
+        "py:.*",
+        r"stimage\.(models\.alignment\._setup|data\.sampling\.(device\._dense_expression|masking\._rule)|train\._processes)\..*",
+    ),
     ("py:.*", r"[^.]*"),
 ]
 
