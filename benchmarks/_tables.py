@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _checkpoint_tables import TABLES as CHECKPOINT_TABLES
 from _region_tables import TABLES as REGION_TABLES
 from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
@@ -339,6 +340,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alignment ablations": alignment_ablations,
     "alignment genes only": alignment_genes_only,
     "image encoders": image_encoders,
+    **CHECKPOINT_TABLES,
     **REGION_TABLES,
     **SCOREBOARD_TABLES,
     **SIMULATION_TABLES,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CHOICES = ("closed", "human")
 FEWEST_SITES = 200
 """Sites of a slide below which a checkpoint is not asked: how well it predicts them says little."""
+MOST_SITES = 50_000
+"""Sites of all slides above which it is not asked either: it takes about a millisecond of a processor for each."""
 
 
 def embed_slides(
@@ -85,8 +87,9 @@ def _embed_on_own_axes(
     corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
     predicted: list[np.ndarray | None] = [None] * len(corpus)
     notes: dict[str, Any] = {"predictor": "", "predictor_id": ""}
-    large = min(int(slide.active.sum()) for slide in corpus) >= FEWEST_SITES
-    if model == "human" or (model is None and large and pretrained.measures_enough(adatas)):
+    n_sites = [int(slide.active.sum()) for slide in corpus]
+    fit = min(n_sites) >= FEWEST_SITES and sum(n_sites) <= MOST_SITES
+    if model == "human" or (model is None and fit and pretrained.measures_enough(adatas)):
         from stimage.models._own_axes import LEAST_RATIO, fit_on_own_axes
 
         checkpoint = pretrained.load()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from stimage._settings import progress
 from stimage.data import Corpus, Slide, Vocabulary
 from stimage.models._setup import corpus_of
 from stimage.models._smoothed_pca import MOST_SITES, SmoothedPCA
@@ -89,7 +90,7 @@ def fit_on_own_axes(
     familiarity = familiarity_of(closed.readout, list(parts.values()), map(predict, shown.values()), seed=seed)
     if not asked and familiarity.ratio < LEAST_RATIO:
         return closed, [None] * len(own), familiarity
-    predicted = [predict(slide) for slide in known]
+    predicted = [predict(slide) for slide in progress(known, "Predicting masked sites")]
     chosen = sample(own, MOST_SITES, seed=seed)
     slides, sites = zip(*chosen.values(), strict=True)
     closed.readout = Readout.fit(slides, sites, axes, [predicted[number] for number in chosen], seed=seed)
