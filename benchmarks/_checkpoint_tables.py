@@ -34,7 +34,8 @@ def worth() -> str:
     header = ["the checkpoint has not seen", "slides", "predictions used", *COLUMNS.values()]
     body = []
     for unknown, words in UNKNOWN.items():
-        rows = records().query("unknown == @unknown")
+        rows = records()
+        rows = rows[rows["unknown"] == unknown]
         cells = []
         for protocol in COLUMNS:
             has = rows[protocol].map(lambda pair: isinstance(pair, list))
