@@ -24,10 +24,8 @@ COLUMNS = {
 OURS = "stimage"
 SHORT = (
     "coordinates only",
-    "per 1,000, 30 axes, one spot",
     "per 1,000, 30 axes, mean of 7",
     "per 1,000, 30 axes, mean of 19",
-    "per 1,000, 30 axes, mean of 37",
     "NichePCA",
     "untrained model, mean of 19",
     OURS,
