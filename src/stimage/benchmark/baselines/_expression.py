@@ -169,16 +169,19 @@ def _ridge(alpha: float) -> Pipeline:
 
 def _least_error(features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None) -> float:
     """The penalty with the least squared error of training spots that were left out: of a group, or one by one."""
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+    from sklearn.linear_model import Ridge, RidgeCV
+    from sklearn.model_selection import LeaveOneGroupOut
     from sklearn.preprocessing import StandardScaler
 
     if groups is None or len(np.unique(groups)) == 1:
         return float(RidgeCV(ALPHAS).fit(StandardScaler().fit_transform(features), targets).alpha_)
-    errors = []
-    for alpha in ALPHAS:
-        left_out = cross_val_predict(_ridge(alpha), features, targets, groups=groups, cv=LeaveOneGroupOut())
-        errors.append(((left_out.reshape(targets.shape) - targets) ** 2).sum())
+    errors = np.zeros(len(ALPHAS))
+    for rest, out in LeaveOneGroupOut().split(features, targets, groups):
+        scaler = StandardScaler().fit(features[rest])
+        inputs, left_out = scaler.transform(features[rest]), scaler.transform(features[out])
+        for i, alpha in enumerate(ALPHAS):
+            predicted = Ridge(alpha).fit(inputs, targets[rest]).predict(left_out).reshape(len(out), -1)
+            errors[i] += ((predicted - targets[out]) ** 2).sum()
     return float(ALPHAS[int(np.argmin(errors))])
 
 
