@@ -43,7 +43,13 @@ PRESETS = {
     "default": (AutoencoderConfig(), 0.75),
     "paper": (
         AutoencoderConfig(
-            dim=256, n_layers=6, n_heads=8, dim_feedforward=1024, decoder_layers=2, decoder_feedforward=512
+            dim=256,
+            n_layers=6,
+            n_heads=8,
+            dim_feedforward=1024,
+            decoder_layers=2,
+            decoder_feedforward=512,
+            relative_error=False,
         ),
         0.3,
     ),
@@ -129,8 +135,10 @@ def step_operations(config: AutoencoderConfig, limits: tuple[int, int], n_window
         total = (config.n_layers - 1) * block(shown + hidden, shown, config.dim_feedforward)
         total += block(hidden, shown, config.dim_feedforward)
     total += shown * n_genes * dim + hidden * dim * (dim + n_genes)
+    # Masked sites start from means, whose weights need no gradient.
+    means = 0 if config.decoder_layers else 4 * hidden * shown * dim
     # Two operations each, once forward and twice backward; expression needs no gradient.
-    return n_windows * (6 * total - 2 * shown * n_genes * dim)
+    return n_windows * (6 * total - 2 * shown * n_genes * dim + means)
 
 
 class Training:

@@ -59,7 +59,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:.*",
-        r"stimage\.(models\.alignment\._setup|data\.sampling\.(device\._dense_expression|masking\._rule)|train\._processes)\..*",
+        r"stimage\.(models\.alignment\._setup|data\.sampling\.(device\._dense_expression|masking\._rule)|train\._processes|benchmark\._hest_files)\..*",
     ),
     ("py:.*", r"[^.]*"),
 ]

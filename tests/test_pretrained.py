@@ -9,6 +9,8 @@ import pytest
 from helpers import in_groups
 
 import stimage as sti
+from stimage.models._own_axes import fit_on_own_axes
+from stimage.models._setup import corpus_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "src" / "stimage" / "pretrained" / "human"
@@ -84,10 +86,11 @@ def test_embed_and_reconstruct_use_it(installation, stand_in, slide, tmp_path):
     import anndata
 
     found, expected = anndata.read_h5ad(tmp_path / "out.h5ad"), slide.copy()
-    sti.tl.embed(expected, stand_in)
+    corpus = corpus_of(expected, n_pool_genes=2000)
+    closed, predicted, _ = fit_on_own_axes([expected], corpus, stand_in, seed=0, asked=True)
     sti.tl.reconstruct_region(expected, stand_in, size=3)
-    np.testing.assert_allclose(found.obsm["X_stimage"], expected.obsm["X_stimage"], atol=1e-5)
-    assert found.uns["stimage"]["X_stimage"]["model_id"] == stand_in.model_id
+    np.testing.assert_allclose(found.obsm["X_stimage"], closed.embed(corpus, predicted), atol=1e-5)
+    assert found.uns["stimage"]["X_stimage"]["predictor_id"] == stand_in.model_id
     np.testing.assert_allclose(
         found.layers["stimage_region"].toarray(), expected.layers["stimage_region"].toarray(), atol=1e-5
     )

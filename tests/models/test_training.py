@@ -121,7 +121,7 @@ def test_paper_preset_has_the_published_sizes(tissue, fit):
         assert block.feedforward[0].weight.shape[0] < 1024
     model = fit(tissue, preset="paper", training={"max_epochs": 1, "windows_per_epoch": 4, "batch_size": 2})
     assert np.isfinite(model.history["train_loss"].to_numpy()).all()
-    assert model.get_latent_representation(mode="context").shape == (tissue.n_obs, 256 + 30)
+    assert model.get_latent_representation(mode="context").shape == (tissue.n_obs, 60)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_what_is_written(slide, model, mode):
     assert tl.embed(slide, model, mode=mode) is None
     dim = model.autoencoder.dim
     vectors = slide.obsm["X_stimage"]
-    assert vectors.shape == (slide.n_obs, dim + 30 if mode == "context" else dim)
+    assert vectors.shape == (slide.n_obs, 60 if mode == "context" else dim)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
     np.testing.assert_array_equal(vectors, model.get_latent_representation(slide, mode=mode))

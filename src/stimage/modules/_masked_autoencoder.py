@@ -148,7 +148,7 @@ class MaskedAutoencoder(nn.Module):
         visible = torch.where(visible.any(dim=1, keepdim=True), visible, tissue)
         if not self.config.decoder_layers:
             masked = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)
-            start = self.mask_token.to(tokens.dtype) + _gaussian_mean(masked, positions, visible, n_visible)
+            start = self.mask_token.to(tokens.dtype) + _gaussian_means(masked, positions, visible, n_visible, n_output)
             masked = torch.where(hidden.unsqueeze(-1), start, masked)
             return self.norm(self.encoder(masked, positions, visible, n_visible=n_visible, n_output=n_output))
         encoded = self.encoder(tokens[:, :n_visible], positions[:, :n_visible], visible[:, :n_visible])
@@ -242,12 +242,18 @@ WIDTHS = (1.0, 2.2)
 """Of the Gaussians that a masked site starts from, in site distances: those of the closed form."""
 
 
-def _gaussian_mean(tokens: Tensor, positions: Tensor, visible: Tensor, n_visible: int | None) -> Tensor:
-    """Mean over two widths of the Gaussian means of visible tokens around each site (batch x sites x dim)."""
-    distances = torch.cdist(positions, positions[:, :n_visible]).square()
+def _gaussian_means(
+    tokens: Tensor, positions: Tensor, visible: Tensor, n_visible: int | None, n_output: int | None
+) -> Tensor:
+    """Mean over two widths of the Gaussian means of the visible tokens around each site (batch x sites x dim).
+
+    Zero for the leading sites that are no output: none of these is masked, or nobody looks at it.
+    """
+    n_before = 0 if n_output is None else positions.shape[1] - n_output
+    distances = torch.cdist(positions[:, n_before:], positions[:, :n_visible]).square()
     distances = distances.masked_fill(~visible[:, None, :n_visible], torch.inf)
     weights = sum(torch.softmax(distances / (-2 * width**2), dim=-1) for width in WIDTHS) / len(WIDTHS)
-    return weights.to(tokens.dtype) @ tokens[:, :n_visible]
+    return functional.pad(weights.to(tokens.dtype) @ tokens[:, :n_visible], (0, 0, n_before, 0))
 
 
 def _first_sites(mask: Tensor, n: int) -> Tensor:
