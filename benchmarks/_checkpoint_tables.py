@@ -10,6 +10,7 @@ import pandas as pd
 from _speed_tables import table
 
 from stimage.models._embed_slides import FEWEST_SITES
+from stimage.models._own_axes import LEAST_RATIO
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "checkpoint_worth.json"
 UNKNOWN = {"section": "another section of a known donor", "donor": "another donor", "tissue": "another tissue"}
@@ -18,10 +19,9 @@ COLUMNS = {"leave_slide_out": "leave-slide-out", "block": "blocks", "unsupervise
 
 def records() -> pd.DataFrame:
     """A row for each left out slide; ``used`` says whether predictions are added by default."""
-    content = json.loads(RESULTS.read_text())
-    found = pd.DataFrame(content["records"])
+    found = pd.DataFrame(json.loads(RESULTS.read_text())["records"])
     # Sites and spots are the same number on these slides, but for the one of single cells, which is far larger.
-    return found.assign(used=(found["ratio"] >= content["least_ratio"]) & (found["n_spots"] >= FEWEST_SITES))
+    return found.assign(used=(found["ratio"] >= LEAST_RATIO) & (found["n_spots"] >= FEWEST_SITES))
 
 
 def pairs(rows: pd.DataFrame, protocol: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from pretrain_human import choose_genes, read_slides, simulate_slides
 
 import stimage as sti
 from stimage.benchmark import evaluate_domains
-from stimage.models._own_axes import LEAST_RATIO, fit_on_own_axes
+from stimage.models._own_axes import fit_on_own_axes
 from stimage.models._setup import corpus_of
 
 LEFT_OUT = {
@@ -104,7 +104,7 @@ def main() -> None:
                     records.append({"unknown": relation, "study": study, **entry})
                     print(json.dumps(records[-1]), flush=True)
         print(f"{relation}: {seconds:.0f} s of training", flush=True)
-    content = {"least_ratio": LEAST_RATIO, "epochs": arguments.epochs, "records": records}
+    content = {"epochs": arguments.epochs, "records": records}
     OUTPUT.write_text(json.dumps(content, indent=1) + "\n")
 
 

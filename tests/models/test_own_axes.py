@@ -26,7 +26,7 @@ def fitted(adata, model, **options):
 def test_a_model_knows_the_tissue_that_it_was_trained_on(trained, tissue, other_names):
     known, unknown = (fitted(adata, trained, asked=False)[2] for adata in (tissue, other_names))
     assert 0 < unknown.model < known.model < 1
-    assert unknown.ratio < 0.8 < known.ratio
+    assert unknown.ratio < 0.7 < known.ratio
     # What Gaussian means explain has nothing to do with names.
     assert unknown.neighbors == pytest.approx(known.neighbors, rel=0.05)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stimage.models import STImage
 
-LEAST_RATIO = 0.8
+LEAST_RATIO = 0.7
 """Of what a checkpoint explains to what Gaussian means do, from which on its predictions are used; see the user guide."""
 TEST_SITES = 2_000
 """Sites that it is tested on."""
