@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEAST_RATIO = 0.7
 """Of what a checkpoint explains to what Gaussian means do, from which on its predictions are used; see the user guide."""
-TEST_SITES = 2_000
+TEST_SITES = 5_000
 """Sites that it is tested on."""
 
 
@@ -83,14 +83,22 @@ def fit_on_own_axes(
         return predicted_components(model.module, slide, on_model, **options)
 
     parts = sample(own, TEST_SITES, seed=seed)
-    shown = {
-        number: known[number].restrict(part.raster >= 0, centre=known[number].gene_mean)
+    tested = {
+        number: predict(
+            known[number]
+            if part is own[number]
+            else known[number].restrict(part.raster >= 0, centre=known[number].gene_mean)
+        )
         for number, (part, _) in parts.items()
     }
-    familiarity = familiarity_of(closed.readout, list(parts.values()), map(predict, shown.values()), seed=seed)
+    familiarity = familiarity_of(closed.readout, list(parts.values()), list(tested.values()), seed=seed)
     if not asked and familiarity.ratio < LEAST_RATIO:
         return closed, [None] * len(own), familiarity
-    predicted = [predict(slide) for slide in progress(known, "Predicting masked sites")]
+    whole = {number: tested[number] for number, (part, _) in parts.items() if part is own[number]}
+    predicted = [
+        whole[number] if number in whole else predict(slide)
+        for number, slide in enumerate(progress(known, "Predicting masked sites"))
+    ]
     chosen = sample(own, MOST_SITES, seed=seed)
     slides, sites = zip(*chosen.values(), strict=True)
     closed.readout = Readout.fit(slides, sites, axes, [predicted[number] for number in chosen], seed=seed)
@@ -104,7 +112,7 @@ def fit_on_own_axes(
 def familiarity_of(
     readout: Readout,
     parts: Sequence[tuple[Slide, np.ndarray]],
-    predicted: Iterable[np.ndarray],
+    predicted: Sequence[np.ndarray],
     *,
     seed: int,
 ) -> Familiarity:
