@@ -28,24 +28,24 @@ def scores() -> pd.DataFrame:
     parts = [pd.DataFrame(document["records"], columns=document["columns"]) for document in documents()]
     # A method without bounds has columns of nothing.
     records = pd.concat([part.astype(dict.fromkeys(METRICS, float)) for part in parts], ignore_index=True)
-    return records.groupby(["method", "slide"])[[*METRICS, "floor", "seconds"]].mean()
+    return records.groupby(["method", "slide"])[[*METRICS, "floor"]].mean()
 
 
 def board(slides: list[str]) -> str:
     """Methods that were scored on all of these slides, the least excess first."""
     values = scores().loc[lambda table: table.index.get_level_values("slide").isin(slides)]
     whole = values.groupby("method").size() == len(slides)
-    means = values.groupby("method")[[*METRICS, "seconds"]].mean()[whole].sort_values("excess")
+    means = values.groupby("method")[list(METRICS)].mean()[whole].sort_values("excess")
     reference = values.loc[REFERENCE].loc[slides, "excess"]
     lines = [
-        f"| method | squared error | excess | less {REFERENCE} (95 %) | Pearson | within 90 % bounds | width | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| method | squared error | excess | less {REFERENCE} (95 %) | Pearson | within 90 % bounds | width |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method, row in means.iterrows():
         gap = "–" if method == REFERENCE else str(paired_bootstrap(values.loc[method].loc[slides, "excess"], reference))
         cells = [f"{row['mse']:.4f}", f"{row['excess']:.4f}", gap]
         cells += ["–" if pd.isna(row[metric]) else f"{row[metric]:.3f}" for metric in METRICS[2:]]
-        lines.append("| " + " | ".join([method, *cells, f"{row['seconds']:.1f}"]) + " |")
+        lines.append("| " + " | ".join([method, *cells]) + " |")
     return "\n".join(lines)
 
 
