@@ -13,6 +13,7 @@ from stimage.models._embed_slides import FEWEST_SITES
 from stimage.models._own_axes import LEAST_RATIO
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "checkpoint_worth.json"
+CURVE = RESULTS.with_name("corpus_curve.json")
 UNKNOWN = {"section": "another section of a known donor", "donor": "another donor", "tissue": "another tissue"}
 COLUMNS = {"leave_slide_out": "leave-slide-out", "block": "blocks", "unsupervised": "unsupervised"}
 
@@ -76,8 +77,22 @@ def by_slide() -> str:
     return table(header, body)
 
 
+def curve() -> str:
+    """The same models with more and more slides in the corpus."""
+    found = pd.DataFrame(json.loads(CURVE.read_text())["records"])
+    header = ["tested", "corpus", "slides", "spots", "explained, relative to neighbours", *COLUMNS.values()]
+    body = []
+    for (study, corpus), rows in found.groupby(["study", "corpus"], sort=False):
+        cells = ["{:.3f} / {:.3f}".format(*pairs(rows, protocol).mean(axis=0)) for protocol in COLUMNS]
+        first = rows.iloc[0]
+        sizes = [f"{first['n_slides']}", f"{first['n_spots_of_corpus']:,}", f"{rows['ratio'].mean():.2f}"]
+        body.append([f"{study} ({len(rows)})", corpus, *sizes, *cells])
+    return table(header, body)
+
+
 TABLES = {
     "checkpoint, worth": worth,
     "checkpoint, choice": choice,
     "checkpoint, by slide": by_slide,
+    "checkpoint, corpus": curve,
 }
