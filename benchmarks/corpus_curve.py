@@ -38,7 +38,7 @@ OUTPUT = Path("docs/results/corpus_curve.json")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
     if arguments.short:

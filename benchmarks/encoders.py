@@ -93,7 +93,8 @@ def main() -> None:
     for name in arguments.encoders:
         config = IMAGE_ENCODERS[name]
         if arguments.short and config.arguments:
-            config = replace(config, arguments={**config.arguments, "depth": 1})
+            one_layer = {"depths": (1, 1, 1, 1)} if config.architecture == "ctranspath" else {"depth": 1}
+            config = replace(config, arguments={**config.arguments, **one_layer})
         records.append(check(config))
         gc.collect()
         print(records[-1], flush=True)
