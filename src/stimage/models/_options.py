@@ -254,6 +254,42 @@ def group_of(parameter: str, options: object, known: Iterable[str], named: set[s
     return _validate.check_keys(parameter, options, [name for name in known if name not in named])
 
 
+def by_group(
+    options: Mapping[str, Any], groups: Mapping[str, tuple[Mapping[str, Any] | None, Iterable[str]]]
+) -> list[Mapping[str, Any] | None]:
+    """Groups of options with those added that were passed by their own names.
+
+    Parameters
+    ----------
+    options
+        What was passed by name.
+    groups
+        Of each group, what was passed as such and the names that it knows.
+
+    Returns
+    -------
+    list
+        The groups, in their order.
+
+    Raises
+    ------
+    TypeError
+        If no group knows a name, or it was passed in both ways.
+    """
+    merged: dict[str, Any] = {group: given for group, (given, _) in groups.items()}
+    known = {name: group for group, (_, names) in reversed(groups.items()) for name in names}
+    for name, value in options.items():
+        if name not in known:
+            _validate.check_keys("options", {name: value}, known)
+        group = known[name]
+        given = merged[group]
+        if isinstance(given, Mapping) and name in given:
+            raise TypeError(f"`{name}` is passed by name and in `{group}`: leave one out.")
+        if given is None or isinstance(given, Mapping):  # anything else is refused where the group is read
+            merged[group] = {**(given or {}), name: value}
+    return list(merged.values())
+
+
 def changed_optimizer(optimizer: Config, plan_kwargs: Mapping[str, Any] | None) -> Config:
     """An optimiser's configuration with some fields replaced; raise ``TypeError`` for a field that it does not have."""
     chosen = _validate.check_keys("plan_kwargs", plan_kwargs, [part.name for part in fields(optimizer)])

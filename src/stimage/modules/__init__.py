@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from stimage.modules._contrastive import Temperature, info_nce
     from stimage.modules._fusion import SymmetricCrossAttention
     from stimage.modules._gene_tokens import GeneTokens
+    from stimage.modules._image_encoder_configs import ImageEncoderConfig
     from stimage.modules._image_encoders import (
         IMAGE_ENCODERS,
         ImageEncoder,
-        ImageEncoderConfig,
         image_encoders,
         load_image_encoder,
         register_image_encoder,
@@ -33,10 +33,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_contrastive": ["Temperature", "info_nce"],
         "_fusion": ["SymmetricCrossAttention"],
         "_gene_tokens": ["GeneTokens"],
+        "_image_encoder_configs": ["ImageEncoderConfig"],
         "_image_encoders": [
             "IMAGE_ENCODERS",
             "ImageEncoder",
-            "ImageEncoderConfig",
             "image_encoders",
             "load_image_encoder",
             "register_image_encoder",

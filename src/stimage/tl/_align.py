@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate
 from stimage._settings import seed_of
 from stimage.models import STAlign, STImage
-from stimage.models._options import changed_optimizer, group_of, trainer_keys
+from stimage.models._options import by_group, changed_optimizer, group_of, trainer_keys
 from stimage.models._setup import check_setup, with_setup
 from stimage.models.alignment._training import check_alignment_options
 from stimage.train import AlignmentOptimizerConfig
@@ -37,6 +38,7 @@ def align(
     model_kwargs: dict[str, Any] | None = None,
     plan_kwargs: dict[str, Any] | None = None,
     trainer_kwargs: dict[str, Any] | None = None,
+    **options: Any,
 ) -> STAlign:
     """Align images and expression of spots and of their niches (ST-Align). No labels are used.
 
@@ -81,6 +83,8 @@ def align(
     trainer_kwargs
         How it is run: further options of :meth:`stimage.models.STAlign.train`, such as ``negatives``, ``accelerator`` and
         ``num_workers``, or arguments of :class:`scvi.train.Trainer`.
+    options
+        Any option of these groups by its own name, as in ``niches=False``.
 
     Returns
     -------
@@ -123,12 +127,18 @@ def align(
     adatas = _validate.check_anndatas(adatas, "adatas")
     seed = seed_of(seed)
     named = {"data", "genes", "n_pool_genes", "niche_key", "image_encoder", "gene_encoder", "image_dir", "seed"}
-    model_kwargs = group_of("model_kwargs", model_kwargs, _validate.keyword_names(STAlign.__init__), named)
+    of_model = _validate.keyword_names(STAlign.__init__)
+    own = [*_validate.keyword_names(STAlign.train), *trainer_keys()]
+    trained = {"max_epochs", "batch_size", "plan_kwargs"}
+    groups = {
+        "model_kwargs": (model_kwargs, [name for name in of_model if name not in named]),
+        "plan_kwargs": (plan_kwargs, [part.name for part in fields(AlignmentOptimizerConfig)]),
+        "trainer_kwargs": (trainer_kwargs, [name for name in own if name not in trained]),
+    }
+    model_kwargs, plan_kwargs, trainer_kwargs = by_group(options, groups)
+    model_kwargs = group_of("model_kwargs", model_kwargs, of_model, named)
     changed_optimizer(AlignmentOptimizerConfig(), plan_kwargs)
-    own = _validate.keyword_names(STAlign.train)
-    trainer_kwargs = group_of(
-        "trainer_kwargs", trainer_kwargs, [*own, *trainer_keys()], {"max_epochs", "batch_size", "plan_kwargs"}
-    )
+    trainer_kwargs = group_of("trainer_kwargs", trainer_kwargs, own, trained)
     check_alignment_options(max_epochs=max_epochs, batch_size=batch_size, **trainer_kwargs)
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     for adata in adatas:

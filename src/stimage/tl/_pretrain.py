@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from stimage.data import Corpus
 from stimage.models import STImage
 from stimage.models._options import (
     TrainingOptions,
+    by_group,
     changed_optimizer,
     group_of,
     training_keys,
@@ -40,6 +42,7 @@ def pretrain(
     model_kwargs: dict[str, Any] | None = None,
     plan_kwargs: dict[str, Any] | None = None,
     trainer_kwargs: dict[str, Any] | None = None,
+    **options: Any,
 ) -> STImage:
     """Pretrain a masked autoencoder on one slide, several or a corpus. No labels are used.
 
@@ -82,6 +85,8 @@ def pretrain(
         How it is run: further fields of :class:`stimage.models.TrainingOptions`, such as ``validation_size``,
         ``early_stopping``, ``accelerator`` and ``devices``, or arguments of :class:`scvi.train.Trainer`, such as
         ``strategy="ddp"``.
+    options
+        Any option of these groups by its own name, as in ``mask_ratio=0.5``.
 
     Returns
     -------
@@ -124,13 +129,21 @@ def pretrain(
     _validate.check_seed(seed)
     _validate.check_positive("n_pool_genes", n_pool_genes)
     named = {"data", "genes", "n_pool_genes", "preset", "window", "seed"}
+    trained = {"max_epochs", "batch_size", "checkpoint_dir"}
+    groups = {
+        "model_kwargs": (
+            model_kwargs,
+            [name for name in _validate.keyword_names(STImage.__init__) if name not in named],
+        ),
+        "plan_kwargs": (plan_kwargs, [part.name for part in fields(PRESETS["default"].optimizer)]),
+        "trainer_kwargs": (trainer_kwargs, [name for name in training_keys() if name not in trained]),
+    }
+    model_kwargs, plan_kwargs, trainer_kwargs = by_group(options, groups)
     model_kwargs = group_of("model_kwargs", model_kwargs, _validate.keyword_names(STImage.__init__), named)
     sample = {name: value for name, value in model_kwargs.items() if name != "spectral_start"}
     _, unit = training_sample(preset=preset, window=window, **sample)
     changed_optimizer(PRESETS[preset].optimizer, plan_kwargs)
-    training = group_of(
-        "trainer_kwargs", trainer_kwargs, training_keys(), {"max_epochs", "batch_size", "checkpoint_dir"}
-    )
+    training = group_of("trainer_kwargs", trainer_kwargs, training_keys(), trained)
     training |= {"batch_size": batch_size, "checkpoint_dir": checkpoint_dir}
     TrainingOptions.of(unit, max_epochs, **training)
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}

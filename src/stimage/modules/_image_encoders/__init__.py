@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from stimage.modules._image_encoders._config import ImageEncoderConfig
     from stimage.modules._image_encoders._encoder import ImageEncoder
     from stimage.modules._image_encoders._load import load_image_encoder
     from stimage.modules._image_encoders._registry import IMAGE_ENCODERS, image_encoders, register_image_encoder
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "_config": ["ImageEncoderConfig"],
         "_encoder": ["ImageEncoder"],
         "_load": ["load_image_encoder"],
         "_registry": ["IMAGE_ENCODERS", "image_encoders", "register_image_encoder"],

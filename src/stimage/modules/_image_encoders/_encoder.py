@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stimage.modules._image_encoders._config import ImageEncoderConfig
+from stimage.modules._image_encoder_configs import ImageEncoderConfig
 
 
 class ImageEncoder(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from stimage import _validate
 from stimage._paths import path_of
+from stimage.modules._image_encoder_configs import ImageEncoderConfig
 from stimage.modules._image_encoders._conch import ConchVisualTower
-from stimage.modules._image_encoders._config import ImageEncoderConfig
 from stimage.modules._image_encoders._ctranspath import ConvStem
 from stimage.modules._image_encoders._encoder import ImageEncoder
 from stimage.modules._image_encoders._layouts import LAYOUTS

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stimage.modules._image_encoders._config import ImageEncoderConfig
+from stimage.modules._image_encoder_configs import ImageEncoderConfig
 
 FILE = "open_clip_config.json"
 _HEAD_WIDTH = 64

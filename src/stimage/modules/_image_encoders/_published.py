@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stimage.modules._image_encoders._config import ImageEncoderConfig
+from stimage.modules._image_encoder_configs import ImageEncoderConfig
 
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _BIOPTIMUS = {"mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517)}

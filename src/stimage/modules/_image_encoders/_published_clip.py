@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stimage.modules._image_encoders._config import ImageEncoderConfig
+from stimage.modules._image_encoder_configs import ImageEncoderConfig
 
 _NORMALISATION = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _TEXT = ("text_model.", "text_projection.", "logit_scale", "text_model.embeddings.position_ids")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stimage import _validate
-from stimage.modules._image_encoders._config import ImageEncoderConfig
+from stimage.modules._image_encoder_configs import ImageEncoderConfig
 from stimage.modules._image_encoders._layouts import LAYOUTS
 from stimage.modules._image_encoders._published import PUBLISHED
 from stimage.modules._image_encoders._published_clip import PUBLISHED_CLIP
