@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_model():
     found = inspect.signature(tl.align).parameters
     models = [inspect.signature(part).parameters for part in (STAlign, STAlign.train, STAlign.setup_anndata)]
     names = set().union(*models) - {"self", "data", "adata"}
-    assert set(found) - {"adatas", "model_kwargs"} <= names
+    assert set(found) - {"adatas", "model_kwargs", "options"} <= names
     for parameters in models:
         for name in parameters.keys() & found.keys() - {"trainer_kwargs"}:
             assert found[name].default == parameters[name].default, name

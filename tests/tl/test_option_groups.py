@@ -36,7 +36,10 @@ def test_both_ways_are_one(adata):
     ("options", "message"),
     [
         ({"mask_ration": 0.5}, "has no option 'mask_ration'; did you mean 'mask_ratio'"),
-        ({"mask_ratio": 0.5, "model_kwargs": {"mask_ratio": 0.5}}, "`mask_ratio` is passed by name and in `model_kwargs`"),
+        (
+            {"mask_ratio": 0.5, "model_kwargs": {"mask_ratio": 0.5}},
+            "`mask_ratio` is passed by name and in `model_kwargs`",
+        ),
         ({"learning_rate": 1, "plan_kwargs": {"learning_rate": 1}}, "by name and in `plan_kwargs`"),
     ],
 )
