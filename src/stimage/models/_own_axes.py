@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from stimage._settings import progress
-from stimage.data import Corpus, Slide, Vocabulary
+from stimage.data import Corpus, Slide, Vocabulary, principal_genes
 from stimage.models._setup import corpus_of
-from stimage.models._smoothed_pca import MOST_SITES, SmoothedPCA
+from stimage.models._smoothed_pca import N_AXES, TARGET_SUM, SmoothedPCA
 from stimage.models.embedding._predicted import explained, explained_by_neighbors, predicted_components
-from stimage.models.embedding._readout import Readout, sample
+from stimage.models.embedding._readout import components_of, sample
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -72,9 +72,10 @@ def fit_on_own_axes(
         The closed form, predicted components of each slide (``None`` where they are not used) and the familiarity.
     """
     known = list(corpus_of(adatas, model.vocabulary).to_target_sum(model.target_sum))  # raises for too few genes
-    closed = SmoothedPCA(corpus, seed=seed)
-    own = list(corpus.to_target_sum(model.target_sum))
-    axes, place = closed.readout.axes, shared_genes(adatas, corpus.vocabulary, model.vocabulary)
+    scaled = corpus.to_target_sum(TARGET_SUM)
+    own = list(scaled)
+    axes, _ = principal_genes(own, N_AXES)
+    place = shared_genes(adatas, corpus.vocabulary, model.vocabulary)
     on_model = np.zeros((len(model.genes), axes.shape[1]), dtype=np.float32)
     on_model[place[place >= 0]] = axes[place >= 0]
     options = {"tile_size": 2 * model.spec.window, "batch_size": 32, "seed": seed}
@@ -91,17 +92,16 @@ def fit_on_own_axes(
         )
         for number, (part, _) in parts.items()
     }
-    familiarity = familiarity_of(closed.readout, list(parts.values()), list(tested.values()), seed=seed)
+    familiarity = familiarity_of(axes, list(parts.values()), list(tested.values()), seed=seed)
     if not asked and familiarity.ratio < LEAST_RATIO:
-        return closed, [None] * len(own), familiarity
+        predicted: list[np.ndarray | None] = [None] * len(own)
+        return SmoothedPCA.with_predictions(scaled, axes, predicted, seed=seed), predicted, familiarity
     whole = {number: tested[number] for number, (part, _) in parts.items() if part is own[number]}
     predicted = [
         whole[number] if number in whole else predict(slide)
         for number, slide in enumerate(progress(known, "Predicting masked sites"))
     ]
-    chosen = sample(own, MOST_SITES, seed=seed)
-    slides, sites = zip(*chosen.values(), strict=True)
-    closed.readout = Readout.fit(slides, sites, axes, [predicted[number] for number in chosen], seed=seed)
+    closed = SmoothedPCA.with_predictions(scaled, axes, predicted, seed=seed)
     closed.manifest = {
         **closed.manifest,
         "slides": pd.concat([closed.manifest["slides"], model.manifest["slides"]], ignore_index=True),
@@ -110,7 +110,7 @@ def fit_on_own_axes(
 
 
 def familiarity_of(
-    readout: Readout,
+    axes: np.ndarray,
     parts: Sequence[tuple[Slide, np.ndarray]],
     predicted: Sequence[np.ndarray],
     *,
@@ -120,10 +120,10 @@ def familiarity_of(
 
     Parameters
     ----------
-    readout
-        The closed form of the slides.
+    axes
+        Principal axes (genes x components).
     parts
-        Slides over its genes, and the sites of each that count.
+        Slides over their genes, and the sites of each that count.
     predicted
         Components of the sites of each slide that the checkpoint predicts (sites x components).
     seed
@@ -136,7 +136,7 @@ def familiarity_of(
     """
     own, theirs, neighbors = [], [], []
     for (slide, sites), found in zip(parts, predicted, strict=True):
-        components = readout.components(slide)
+        components = components_of(slide, axes)
         own.append(components[sites])
         theirs.append(found[sites])
         neighbors.append(explained_by_neighbors(slide, components, sites, seed=seed))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -88,12 +88,41 @@ class SmoothedPCA(SlideModel):
         if n_active < 3:
             raise ValueError(f"`data` has {n_active} sites with counts, at least 3 are needed: pass more observations.")
         corpus = corpus.to_target_sum(TARGET_SUM)
+        self._fit(corpus, principal_genes(list(corpus), N_AXES)[0], [None] * len(corpus), seed)
+
+    def _fit(self, corpus: Corpus, axes: np.ndarray, predicted: Sequence[np.ndarray | None], seed: int) -> None:
         self.vocabulary = corpus.vocabulary
         self.seed = seed
         self.manifest = manifest_of(corpus)
-        axes, _ = principal_genes(list(corpus), N_AXES)
-        slides, sites = zip(*sample(list(corpus), MOST_SITES, seed=seed).values(), strict=True)
-        self.readout = Readout.fit(slides, sites, axes, [None] * len(slides), seed=seed)
+        chosen = sample(list(corpus), MOST_SITES, seed=seed)
+        slides, sites = zip(*chosen.values(), strict=True)
+        self.readout = Readout.fit(slides, sites, axes, [predicted[number] for number in chosen], seed=seed)
+
+    @classmethod
+    def with_predictions(
+        cls, corpus: Corpus, axes: np.ndarray, predicted: Sequence[np.ndarray | None], *, seed: int
+    ) -> Self:
+        """A fit to which the components that another model predicts are added.
+
+        Parameters
+        ----------
+        corpus
+            Slides on the scale of the closed form, with as many sites with counts as a fit needs.
+        axes
+            Their principal axes (genes x components).
+        predicted
+            Of each slide, components of its sites (sites x components); ``None`` for the closed form.
+        seed
+            As in the constructor.
+
+        Returns
+        -------
+        SmoothedPCA
+            The fit; :meth:`embed` takes the same predictions.
+        """
+        model = cls.__new__(cls)
+        model._fit(corpus, axes, predicted, seed)
+        return model
 
     def __repr__(self) -> str:
         slides = _validate.listing(self.manifest["slides"]["name"], 3)

@@ -119,10 +119,7 @@ class Readout:
 
     def components(self, slide: Slide) -> np.ndarray:
         """Principal components of the sites of a slide, centred over those with counts (sites x components)."""
-        components = np.zeros((slide.n_sites, self.axes.shape[1]), dtype=np.float32)
-        for sites, block in _blocks(slide):
-            components[sites] = block @ self.axes
-        return components - slide.gene_mean @ self.axes
+        return components_of(slide, self.axes)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays by name, for a checkpoint."""
@@ -148,6 +145,14 @@ class Readout:
 
     def _codes(self, slide: Slide, near: np.ndarray) -> np.ndarray:
         return gaussian_mean(slide, self.codes(near), CODE_WIDTH)
+
+
+def components_of(slide: Slide, axes: np.ndarray) -> np.ndarray:
+    """Principal components of the sites of a slide, centred over those with counts (sites x components)."""
+    components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
+    for sites, block in _blocks(slide):
+        components[sites] = block @ axes
+    return components - slide.gene_mean @ axes
 
 
 def slope(slide: Slide, own: np.ndarray, predicted: np.ndarray) -> float:
