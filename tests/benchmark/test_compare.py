@@ -206,3 +206,28 @@ def test_bad_input(slides):
     slides[2].obs["donor"] = np.arange(slides[2].n_obs) % 2
     with pytest.raises(ValueError, match="Slide 'slide_3' has 2 donors"):
         compare(slides, use_rep="cell_types", donor_key="donor", **OPTIONS)
+
+
+def test_a_closed_form_with_predictions_is_refused_on_what_the_predictor_was_trained_on():
+    import json
+
+    from stimage import datasets, models, pp, tl
+    from stimage.benchmark import compare
+
+    def slide(seed):
+        adata = datasets.simulate_tissue(n_rows=14, n_cols=14, n_genes=80, seed=seed)
+        adata.obs["label"] = adata.obs["domain"].astype(str).to_numpy(dtype=object)
+        pp.compact_grid(adata)
+        tl.embed(adata)
+        return adata
+
+    tested, other = slide(0), slide(1)
+    for seen, leaks in ((tested, True), (other, False)):
+        record = json.dumps(models.SmoothedPCA(seen).manifest_record())
+        tested.uns["stimage"]["X_stimage"] |= {"predictor": "human", "predictor_manifest": record}
+        if leaks:
+            with pytest.raises(ValueError, match="trained on what they would be tested on"):
+                compare(tested, label_key="label", use_rep=["X_stimage"], n_repeats=1, n_seeds=1)
+        else:
+            report = compare(tested, label_key="label", use_rep=["X_stimage"], n_repeats=1, n_seeds=1)
+            assert report.metadata["transductive"]["X_stimage"] is True

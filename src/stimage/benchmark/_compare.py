@@ -133,6 +133,11 @@ def compare(
         leaks[key], unsure[key] = find_leaks(tested, seen)
     # A closed form that was fitted to the tested slides knows of them what the baselines know: it is marked as they are.
     refused = {key: found for key, found in leaks.items() if found and not _is_closed_form(sources, key)}
+    for key in use_rep:
+        known, doubted = find_leaks(tested, _seen_by_predictor(sources, key))
+        if known:
+            refused[key] = leaks[key] = known
+        unsure[key] = [*unsure[key], *doubted]
     if refused and not allow_leak:
         lines = [f"{key!r} on {_join(found)}" for key, found in refused.items()]
         raise ValueError(
@@ -246,6 +251,13 @@ def _models(sources: list[AnnData], slides: list[Slide], key: str) -> list[dict[
         )
         model["embedded"].append(slide.name)
     return list(models.values())
+
+
+def _seen_by_predictor(sources: list[AnnData], key: str) -> list[dict[str, Any]]:
+    """Slides that a checkpoint was trained on whose predictions are in a closed form."""
+    entries = [adata.uns.get(_keys.STIMAGE, {}).get(key) or {} for adata in sources]
+    manifests = {str(entry["predictor_manifest"]) for entry in entries if entry.get("predictor_manifest")}
+    return [slide for manifest in sorted(manifests) for slide in json.loads(manifest)["slides"]]
 
 
 def _is_closed_form(sources: list[AnnData], key: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ def _embed_on_own_axes(
     """Embeddings by the closed form, with predictions of a checkpoint where that is asked for or knows the tissue."""
     corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
     predicted: list[np.ndarray | None] = [None] * len(corpus)
-    notes: dict[str, Any] = {"predictor": "", "predictor_id": ""}
+    notes: dict[str, Any] = {"predictor": "", "predictor_id": "", "predictor_manifest": ""}
     n_sites = [int(slide.active.sum()) for slide in corpus]
     fit = min(n_sites) >= FEWEST_SITES and sum(n_sites) <= MOST_SITES
     if model == "human" or (model is None and fit and pretrained.measures_enough(adatas)):
@@ -97,7 +98,8 @@ def _embed_on_own_axes(
         notes |= {"explained_by_predictor": found.model, "explained_by_neighbors": found.neighbors}
         used = predicted[0] is not None
         if used:
-            notes |= {"predictor": "human", "predictor_id": checkpoint.model_id}
+            seen = json.dumps(checkpoint.manifest_record(), sort_keys=True)
+            notes |= {"predictor": "human", "predictor_id": checkpoint.model_id, "predictor_manifest": seen}
         if model is None:
             say(
                 f"Embedded {'with' if used else 'in closed form, without'} the checkpoint 'human', which explains "

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from stimage._settings import progress
 from stimage.data import Corpus, Slide, Vocabulary, principal_genes
@@ -101,12 +100,7 @@ def fit_on_own_axes(
         whole[number] if number in whole else predict(slide)
         for number, slide in enumerate(progress(known, "Predicting masked sites"))
     ]
-    closed = SmoothedPCA.with_predictions(scaled, axes, predicted, seed=seed)
-    closed.manifest = {
-        **closed.manifest,
-        "slides": pd.concat([closed.manifest["slides"], model.manifest["slides"]], ignore_index=True),
-    }
-    return closed, predicted, familiarity
+    return SmoothedPCA.with_predictions(scaled, axes, predicted, seed=seed), predicted, familiarity
 
 
 def familiarity_of(
