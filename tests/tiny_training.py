@@ -96,7 +96,7 @@ def train_without_readout(model: STImage, **options: Any) -> STImage:
     plan = MaskedTrainingPlan(model.module.train(), model.optimizer, n_steps=n_steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.history, model.n_tokens_seen = fit(plan, data, gradient_clip_val=1.0, **options)
+        model.history, model.n_tokens_seen, _ = fit(plan, data, gradient_clip_val=1.0, **options)
     model.module.eval()
     return model
 

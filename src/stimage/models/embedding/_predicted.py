@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from stimage.data import Slide, gaussian_mean, principal_genes
+from stimage.models._devices import to_numpy
 from stimage.models.embedding._readout import Readout, sample
 from stimage.models.embedding._site_vectors import stream_vectors
 from stimage.modules import MaskedAutoencoder
@@ -73,14 +74,14 @@ def predicted_components(
         Components (sites x components), centred over the sites with counts, float32; 0 at sites that the raster does not show.
     """
     measured = np.where(slide.measured[:, None], axes, 0).astype(np.float32)
-    directions = module.genes.output_embedding.T.cpu() @ torch.from_numpy(measured)
+    directions = to_numpy(module.genes.output_embedding.detach()).T @ measured
     components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
     options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes}
     done = np.zeros(slide.n_sites, dtype=bool)
     device = module.genes.output_embedding.device
     for sites, vectors in stream_vectors(module, slide, "context", **options):
-        latent = module.genes.output_projection(torch.from_numpy(vectors).to(device)).cpu()
-        components[sites] = (latent @ directions).numpy()
+        latent = module.genes.output_projection(torch.from_numpy(vectors).to(device))
+        components[sites] = to_numpy(latent) @ directions
         done[sites] = True
     if (done & slide.active).any():
         components[done] -= components[done & slide.active].mean(axis=0)

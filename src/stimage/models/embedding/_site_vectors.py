@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from stimage.data import Slide
+from stimage.models._devices import to_numpy
 from stimage.models.embedding._inference import draw_genes, gene_variance, project
 from stimage.models.embedding._tiles import TileInputs, add_vectors, tile_row, tile_starts
 from stimage.modules import MaskedAutoencoder
@@ -90,7 +91,7 @@ class SlideRows:
         """Forget the rows up to ``stop``: their sites, and the sites' mean vectors over tiles."""
         done = int((self.slide.raster[self.first : stop] >= 0).sum())
         self.first = stop
-        vectors = (self.total[:done] / self.weights[:done].unsqueeze(-1)).cpu().numpy()
+        vectors = to_numpy(self.total[:done] / self.weights[:done].unsqueeze(-1))
         self.total, self.weights = self.total[done:], self.weights[done:]
         self.tokens = [tokens[done:] for tokens in self.tokens]
         sites, self.sites = self.sites[:done], self.sites[done:]
