@@ -222,7 +222,7 @@ class STImage(SlideModel):
         self.readout = None
         if self.unit.kind.has_windows and self.spec.masking != "site_gene":
             with on_device(fitted.device, self.module):
-                self.readout = of_first_process(self._fitted_readout())
+                self.readout = of_first_process(self._fitted_readout(shared=True))
 
     def fit_readout(self, *, accelerator: str = "auto", device: int | str = "auto") -> None:
         """Fit axes, scales and codes of the embedding on some sites of the training slides; :meth:`train` does so at its end.
@@ -243,8 +243,8 @@ class STImage(SlideModel):
             )
         self.readout = self._fitted_readout()
 
-    def _fitted_readout(self) -> Readout:
-        options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed}
+    def _fitted_readout(self, *, shared: bool = False) -> Readout:
+        options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed, "shared": shared}
         return fitted_readout(self.module, list(self.corpus), **options)
 
     def adapt(

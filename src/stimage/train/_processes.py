@@ -35,6 +35,13 @@ def is_first_process() -> bool:
     return n_processes() == 1 or sys.modules["torch.distributed"].get_rank() == 0
 
 
+def part_of_process() -> slice:
+    """Every how many-th item is this process's own, where all divide a list among them."""
+    if n_processes() == 1:
+        return slice(None)
+    return slice(sys.modules["torch.distributed"].get_rank(), None, n_processes())
+
+
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Sum of a small tensor over all processes, without a gradient.
 

@@ -202,10 +202,8 @@ def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:
         counts = stored_matrix(adata, layer)
         counts = keep_genes(counts, counted_genes(adata, counts))
         return np.asarray(encoder.encode(sparse.csr_matrix(counts), np.asarray(adata.var_names)))
-    # Where it was moved to.
-    place = place_of(encoder.module)
-    accelerator, device = place.type, "auto" if place.index is None else place.index
-    return encoder.get_latent_representation(adata, mode="visible", accelerator=accelerator, device=device)
+    accelerator = "cpu" if place_of(encoder.module).type == "cpu" else "auto"  # where it was moved to
+    return encoder.get_latent_representation(adata, mode="visible", accelerator=accelerator)
 
 
 def _niches_within(adata: AnnData, slide: Slide, niche_key: str) -> sparse.csr_matrix:

@@ -19,7 +19,13 @@ MOST_SITES = 10_000
 
 
 def fitted_readout(
-    module: MaskedAutoencoder, slides: Sequence[Slide], *, tile_size: int, batch_size: int, seed: int
+    module: MaskedAutoencoder,
+    slides: Sequence[Slide],
+    *,
+    tile_size: int,
+    batch_size: int,
+    seed: int,
+    shared: bool = False,
 ) -> Readout:
     """Readout of a model on the principal axes of its training slides, fitted on some of their sites.
 
@@ -29,7 +35,7 @@ def fitted_readout(
         The model, in evaluation mode.
     slides
         Training slides.
-    tile_size, batch_size, seed
+    tile_size, batch_size, seed, shared
         As in :func:`stream_vectors`.
 
     Returns
@@ -39,7 +45,7 @@ def fitted_readout(
     """
     axes, _ = principal_genes(list(slides), N_COMPONENTS)
     parts, sites = zip(*sample(slides, MOST_SITES, seed=seed).values(), strict=True)
-    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed}
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "shared": shared}
     predicted = [predicted_components(module, slide, axes, **options) for slide in parts]
     return Readout.fit(parts, sites, axes, predicted, seed=seed)
 
@@ -54,6 +60,7 @@ def predicted_components(
     batch_size: int,
     seed: int,
     n_genes: int | None = None,
+    shared: bool = False,
 ) -> np.ndarray:
     """Principal components of each site as a model predicts them while the site is masked with a random half of the slide.
 
@@ -65,7 +72,7 @@ def predicted_components(
         The slide, on the model's genes and scale.
     axes
         Principal axes over the model's genes (genes x components), zero where they have none of a gene.
-    tile_size, batch_size, seed, n_genes
+    tile_size, batch_size, seed, n_genes, shared
         As in :func:`stream_vectors`.
 
     Returns
@@ -76,7 +83,7 @@ def predicted_components(
     measured = np.where(slide.measured[:, None], axes, 0).astype(np.float32)
     directions = to_numpy(module.genes.output_embedding.detach()).T @ measured
     components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
-    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes}
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes, "shared": shared}
     done = np.zeros(slide.n_sites, dtype=bool)
     device = module.genes.output_embedding.device
     for sites, vectors in stream_vectors(module, slide, "context", **options):

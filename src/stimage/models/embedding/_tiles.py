@@ -159,6 +159,8 @@ def _wanted_vectors(
         for name in ("sites", "positions", "weights", "visible", "wanted")
     )
 
+    sites = sites.astype(np.int64, copy=False)
+
     def there(values: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(values, device=tokens.device)
 
