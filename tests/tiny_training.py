@@ -19,6 +19,7 @@ from slides import random_slide
 
 from stimage.data import Corpus, WindowDataModule
 from stimage.models import STImage
+from stimage.models.embedding._predicted import predicted_components
 from stimage.train import MaskedTrainingPlan
 from stimage.train._fit import fit
 
@@ -138,6 +139,11 @@ def main(directory: Path) -> None:
     whole = train(tiny_model(corpus=tiny_corpus(1), masking="site"), **options)
     whole.save(directory / "saved")
     (directory / f"readout{rank}.txt").write_text(whole.model_id)
+    slide, options = tiny_corpus(1)[0], {"tile_size": 6, "batch_size": 2, "seed": 0}
+    np.save(
+        directory / f"predicted{rank}.npy",
+        [predicted_components(whole.module, slide, np.eye(20), **options, shared=shared) for shared in (True, False)],
+    )
     try:
         train(tiny_model(), batch_size=1, **options)
     except ValueError as error:

@@ -8,7 +8,7 @@ import torch
 from stimage.data import Slide, gaussian_mean, principal_genes
 from stimage.models._devices import to_numpy
 from stimage.models.embedding._readout import Readout, sample
-from stimage.models.embedding._site_vectors import stream_vectors
+from stimage.models.embedding._site_vectors import N_REPEATS, stream_vectors
 from stimage.modules import MaskedAutoencoder
 
 WIDTHS = (0.7, 1.0, 1.5, 2.2, 3.0, 4.5)
@@ -25,6 +25,7 @@ def fitted_readout(
     tile_size: int,
     batch_size: int,
     seed: int,
+    axes: np.ndarray | None = None,
     shared: bool = False,
 ) -> Readout:
     """Readout of a model on the principal axes of its training slides, fitted on some of their sites.
@@ -37,15 +38,18 @@ def fitted_readout(
         Training slides.
     tile_size, batch_size, seed, shared
         As in :func:`stream_vectors`.
+    axes
+        Principal axes of the slides (genes x at least 30), where they are known.
 
     Returns
     -------
     Readout
         The readout.
     """
-    axes, _ = principal_genes(list(slides), N_COMPONENTS)
+    axes = principal_genes(list(slides), N_COMPONENTS)[0] if axes is None else axes[:, :N_COMPONENTS]
     parts, sites = zip(*sample(slides, MOST_SITES, seed=seed).values(), strict=True)
-    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "shared": shared}
+    # Each site is predicted once: more repeats change a fit to thousands of sites less than another seed does.
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_repeats": 1, "shared": shared}
     predicted = [predicted_components(module, slide, axes, **options) for slide in parts]
     return Readout.fit(parts, sites, axes, predicted, seed=seed)
 
@@ -60,6 +64,7 @@ def predicted_components(
     batch_size: int,
     seed: int,
     n_genes: int | None = None,
+    n_repeats: int = N_REPEATS,
     shared: bool = False,
 ) -> np.ndarray:
     """Principal components of each site as a model predicts them while the site is masked with a random half of the slide.
@@ -72,7 +77,7 @@ def predicted_components(
         The slide, on the model's genes and scale.
     axes
         Principal axes over the model's genes (genes x components), zero where they have none of a gene.
-    tile_size, batch_size, seed, n_genes, shared
+    tile_size, batch_size, seed, n_genes, n_repeats, shared
         As in :func:`stream_vectors`.
 
     Returns
@@ -83,7 +88,8 @@ def predicted_components(
     measured = np.where(slide.measured[:, None], axes, 0).astype(np.float32)
     directions = to_numpy(module.genes.output_embedding.detach()).T @ measured
     components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
-    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes, "shared": shared}
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes}
+    options |= {"n_repeats": n_repeats, "shared": shared}
     done = np.zeros(slide.n_sites, dtype=bool)
     device = module.genes.output_embedding.device
     for sites, vectors in stream_vectors(module, slide, "context", **options):

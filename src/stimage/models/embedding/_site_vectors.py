@@ -21,7 +21,7 @@ N_REPEATS = 3
 
 
 def plan_passes(
-    slide: Slide, mode: EmbeddingMode, *, n_genes: int | None, seed: int
+    slide: Slide, mode: EmbeddingMode, *, n_genes: int | None, seed: int, n_repeats: int = N_REPEATS
 ) -> list[tuple[np.ndarray | None, list[np.ndarray]]]:
     """Passes over a slide: genes that its tokens are made of, and the sites that are masked in each pass with them.
 
@@ -38,10 +38,10 @@ def plan_passes(
 
     if n_genes is None:
         # Without draws of genes, every repeat with all sites visible would be the same.
-        n_repeats = 1 if mode == "visible" else N_REPEATS
+        n_repeats = 1 if mode == "visible" else n_repeats
         return [(None, [part for _ in range(n_repeats) for part in masked()])]
     variance = gene_variance(slide)
-    return [(draw_genes(slide, variance, n_genes, rng), masked()) for _ in range(N_REPEATS)]
+    return [(draw_genes(slide, variance, n_genes, rng), masked()) for _ in range(n_repeats)]
 
 
 class SlideRows:
@@ -113,6 +113,7 @@ def stream_vectors(
     n_genes: int | None,
     batch_size: int,
     seed: int,
+    n_repeats: int = N_REPEATS,
     shared: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Encoder output at the sites of a slide, from its first rows to its last.
@@ -136,6 +137,8 @@ def stream_vectors(
         Tiles in a forward pass.
     seed
         Seed of the choice of masked sites and of the draws.
+    n_repeats
+        How often both are repeated.
     shared
         Divide the tiles among the processes of a training, all of which call this for the same slide and get all vectors.
 
@@ -144,7 +147,7 @@ def stream_vectors(
     tuple
         Some sites and their vectors (sites x dim, float32). Sites that the raster does not show do not appear.
     """
-    plan = plan_passes(slide, mode, n_genes=n_genes, seed=seed)
+    plan = plan_passes(slide, mode, n_genes=n_genes, seed=seed, n_repeats=n_repeats)
     own = part_of_process() if shared else slice(None)
     make_input = TileInputs(slide, tile_size, tile_size)
     rows = SlideRows(module, slide, [genes for genes, _ in plan])
