@@ -1,18 +1,19 @@
-"""Training and embedding on one GPU: what is achieved, and what it is up against in the same run.
+"""Training and embedding on one GPU through the public calls: what is achieved, and what it is up against in the same run.
 
-    python benchmarks/gpu.py --output gpu.json                     # some minutes on an H100
+    python benchmarks/gpu.py --output gpu.json                     # some minutes on a GPU
     python benchmarks/gpu.py --output gpu.json --corpus PATH       # real slides, a corpus that was built before
-    python benchmarks/gpu.py --short                               # seconds on the CPU, writes nothing
+    python benchmarks/gpu.py --short                               # under a minute on the CPU
 
-PyTorch, lightning, numba, scipy and safetensors are enough, nothing is downloaded, and stimage need not be installed. Without
-``--corpus`` slides are simulated on the device: what is in them does not change the time.
+The package is all that must be installed; nothing is downloaded. Without ``--corpus`` slides are simulated: what is in them does
+not change the time.
 
 - products: rate of large matrix products in 16 bits, and in 32 bits.
-- sampling: time of a batch of windows, and its share of a step with it.
-- steps: time of forward, backward and optimiser. The rate counts the products of the model alone, each once forward and twice
-  backward, and is compared with that of the large product in 16 bits.
-- precision: loss and gradients of one batch in 16 bits, against 32.
-- embedding: visible and context vectors of a large corpus, tile by tile.
+- training: ``STImage(preset="paper").train(sampling="device", precision="bf16-mixed")``: windows per second between two steps,
+  the share of it that cutting windows takes alone, the products of a step (counted by PyTorch, forward and backward) against the
+  rate of large ones, and the seconds from the last step to the return of ``train``.
+- embedding: ``STImage.get_latent_representation`` of all slides, in both modes.
+- images: features per second while ``STAlign`` is built, less the time that it takes when they are on the disk already.
+- precision: cosines of vectors, and relative error of a reconstruction, on the device against the CPU in 32 bits.
 """
 
 from __future__ import annotations
@@ -20,331 +21,169 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning
 import numpy as np
 import torch
-from scipy import sparse
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-try:
-    import stimage  # noqa: F401
-except ModuleNotFoundError:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+import stimage as sti
 
-from stimage.data import Corpus, DeviceWindows, Slide, WindowSpec, crop, site_limits, window_positions
-from stimage.data.sampling.device._dense_expression import DenseExpression
-from stimage.modules import AutoencoderConfig, MaskedAutoencoder
-
-# The presets of stimage.models, which needs more packages than are here; a test compares them.
-PRESETS = {
-    "default": (AutoencoderConfig(), 0.75),
-    "paper": (
-        AutoencoderConfig(
-            dim=256,
-            n_layers=6,
-            n_heads=8,
-            dim_feedforward=1024,
-            decoder_layers=2,
-            decoder_feedforward=512,
-            relative_error=False,
-        ),
-        0.3,
-    ),
-}
-REPEATS = {"visible": 1, "context": 3}
-"""How often the choice of hidden sites is repeated; for the context, one half is hidden, then the other."""
+ENCODER = "resnet50"
+"""Its layers are the package's own; a random start takes as long as published weights."""
 
 
-def simulated(n_sites: int, n_genes: int, side: int, device: torch.device) -> tuple[list[Slide], DenseExpression]:
-    """Square slides with as many sites in all, and random expression, a tenth of it not zero."""
-    slides = []
-    for number in range(-(-n_sites // side**2)):
-        slides.append(
-            Slide(
-                name=str(number),
-                expression=sparse.csr_matrix((side**2, n_genes), dtype=np.float32),
-                library_size=np.ones(side**2, dtype=np.float32),
-                raster=np.arange(side**2, dtype=np.int32).reshape(side, side),
-                layout="hex",
-                parity=number % 2,
-                measured=np.ones(n_genes, dtype=bool),
-                observation_index=np.arange(side**2),
-                site_of_observation=np.arange(side**2),
-                centre=np.full(n_genes, 0.1, dtype=np.float32),
-            )
-        )
-    values = torch.zeros(len(slides) * side**2 + 1, n_genes, dtype=torch.float16, device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    for part in values[:-1].split(side**2):
-        drawn = torch.rand(part.shape, dtype=torch.float32, device=device, generator=generator)
-        part.copy_(torch.where(drawn < 0.1, 1 + 20 * drawn, 0.0))
-    return slides, DenseExpression(values, [slide.expression for slide in slides])
+class Clock(lightning.Callback):
+    """Seconds of the steps of a training after the first few, with the device idle before and after."""
+
+    def __init__(self, n_first: int) -> None:
+        self.n_first = n_first
+        self.n_steps = 0
+        self.start = self.last = 0.0
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.n_steps += 1
+        if self.n_steps == self.n_first or self.n_steps == trainer.num_training_batches:
+            wait()
+            now = time.perf_counter()
+            self.start, self.last = (self.last or now), now
+
+    @property
+    def seconds(self) -> float:
+        return (self.last - self.start) / (self.n_steps - self.n_first)
 
 
-class Timer:
-    """Median time of a call, with the device idle before and after."""
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
-    def __init__(self, device: torch.device, *, repeats: int, inner: int) -> None:
-        self.device = device
-        self.repeats = repeats
-        self.inner = inner
 
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def __call__(self, function: Callable[[], object]) -> float:
-        for _ in range(self.inner):
+def seconds_of(function: Callable[[], object], repeats: int = 1, inner: int = 1) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        for _ in range(inner):
             function()
-        times = []
-        for _ in range(self.repeats):
-            self.wait()
-            start = time.perf_counter()
-            for _ in range(self.inner):
-                function()
-            self.wait()
-            times.append((time.perf_counter() - start) / self.inner)
-        return statistics.median(times)
+        wait()
+        times.append((time.perf_counter() - start) / inner)
+    return statistics.median(times)
 
 
-def product_rates(timer: Timer, size: int) -> dict[str, float]:
+def simulated(n_sites: int, n_genes: int, side: int) -> sti.data.Corpus:
+    """Slides of one simulated tissue with as many sites in all, each with a copy of the expression of its own."""
+    adata = sti.datasets.simulate_tissue(n_rows=side, n_cols=side, n_genes=n_genes, n_domains=4)
+    sti.pp.compact_grid(adata)
+    one = sti.data.Corpus.from_anndata(adata, genes=adata.var_names)
+    slide = one[0]
+    slides = [
+        replace(slide, name=f"slide {number}", expression=slide.expression.copy())
+        for number in range(-(-n_sites // slide.n_sites))
+    ]
+    return sti.data.Corpus(slides, one.vocabulary)
+
+
+def product_rates(device: torch.device, size: int) -> dict[str, float]:
     rates = {}
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-        factor = torch.randn(size, size, dtype=dtype, device=timer.device)
-        rates[name] = 2 * size**3 / timer(lambda factor=factor: factor @ factor)
+        factor = torch.randn(size, size, dtype=dtype, device=device)
+        seconds_of(lambda factor=factor: factor @ factor, inner=3)
+        rates[name] = 2 * size**3 / seconds_of(lambda factor=factor: factor @ factor, repeats=5, inner=5)
     return rates
 
 
-def step_operations(config: AutoencoderConfig, limits: tuple[int, int], n_windows: int, n_genes: int) -> int:
-    """Operations of the products of a step: of what a window has at most, without padding and without recomputing."""
-    shown, hidden = limits
-    dim = config.dim
-
-    def block(n_queries: int, n_keys: int, feedforward: int) -> int:
-        projections = 2 * n_queries * dim + 2 * n_keys * dim + 2 * n_queries * feedforward
-        return dim * (projections + 2 * n_queries * n_keys)
-
-    if config.decoder_layers:
-        total = config.n_layers * block(shown, shown, config.dim_feedforward)
-        total += (config.decoder_layers - 1) * block(shown + hidden, shown + hidden, config.decoder_feedforward)
-        total += block(hidden, shown + hidden, config.decoder_feedforward)
-    else:
-        total = (config.n_layers - 1) * block(shown + hidden, shown, config.dim_feedforward)
-        total += block(hidden, shown, config.dim_feedforward)
-    total += shown * n_genes * dim + hidden * dim * (dim + n_genes)
-    # Masked sites start from means, whose weights need no gradient.
-    means = 0 if config.decoder_layers else 4 * hidden * shown * dim
-    # Two operations each, once forward and twice backward; expression needs no gradient.
-    return n_windows * (6 * total - 2 * shown * n_genes * dim + means)
+def operations_of_step(module: sti.modules.MaskedAutoencoder, batch: dict[str, torch.Tensor]) -> int:
+    """Operations of all products of a step, forward and backward; attention as the products that it is made of."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module.loss(batch).backward()
+    module.zero_grad()
+    return counter.get_total_flops()
 
 
-class Training:
-    """A module, its optimiser and a way to take a step."""
-
-    def __init__(self, preset: str, windows: DeviceWindows, variant: str) -> None:
-        config, _ = PRESETS[preset]
-        device = windows.device
-        torch.manual_seed(0)
-        self.module = MaskedAutoencoder(windows.expression.values.shape[1], config).to(device)
-        self.module.site_limits = site_limits(windows.spec)
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled="bf16" in variant)
-        fused = "fused" in variant
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=fused, foreach=not fused)
-        self.loss = self.module.loss
-        if "graphs" in variant:
-            self.loss = torch.compile(self.module.loss, mode="reduce-overhead")
-        elif "compile" in variant:
-            self.loss = torch.compile(self.module.loss)
-
-    def step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
-        with self.autocast:
-            loss = self.loss(batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.detach()
-
-
-def windows_of(
-    preset: str, slides: list[Slide], expression: DenseExpression, *, window: int, n_genes: int
-) -> DeviceWindows:
-    spec = WindowSpec(window=window, n_genes=n_genes, masking="site", mask_ratio=PRESETS[preset][1])
-    return DeviceWindows(slides, spec, device=expression.values.device, seed=0, expression=expression)
-
-
-def measure_sampling(windows: DeviceWindows, timer: Timer, batch_size: int, compiled: bool) -> float:
-    sample = torch.compile(windows.batch) if compiled else windows.batch
-    numbers = torch.arange(batch_size, device=windows.device)
-    return timer(lambda: sample(numbers))
-
-
-def measure_step(
-    preset: str, variant: str, windows: DeviceWindows, timer: Timer, batch_size: int, large_product: float
-) -> dict:
-    training = Training(preset, windows, variant)
-    numbers = torch.arange(batch_size, device=windows.device)
-    batch = windows.batch(numbers)
-    start = time.perf_counter()
-    training.step(batch)
-    timer.wait()
-    first = time.perf_counter() - start
-    if windows.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(windows.device)
-    seconds = timer(lambda: training.step(batch))
-    sample = torch.compile(windows.batch) if "compile" in variant or "graphs" in variant else windows.batch
-    with_sampling = timer(lambda: training.step(sample(numbers)))
-    config = PRESETS[preset][0]
-    operations = step_operations(config, site_limits(windows.spec), batch_size, windows.spec.n_genes)
+def measure_training(
+    corpus: sti.data.Corpus, device: torch.device, rate: float, *, batch_size: int, n_steps: int, **sizes: int
+) -> dict[str, float]:
+    model = sti.models.STImage(corpus, preset="paper", **sizes)
+    clock = Clock(n_first=max(n_steps // 4, 1))
+    model.train(
+        1,
+        sampling="device",
+        precision="bf16-mixed",
+        batch_size=batch_size,
+        windows_per_epoch=n_steps * batch_size,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock],
+    )
+    after = time.perf_counter() - clock.last
+    windows = sti.data.DeviceWindows(list(model.corpus), model.spec, device=device, seed=0)
+    numbers = torch.arange(batch_size, device=device)
+    sampling = seconds_of(lambda: windows.batch(numbers), repeats=5)
+    few = min(batch_size, 4)  # whose scores of attention may be kept
+    module = model.module.to(device)
+    module.site_limits = sti.data.site_limits(model.spec)
+    operations = operations_of_step(module, windows.batch(range(few))) * batch_size / few
     return {
-        "preset": preset,
-        "variant": variant,
         "batch_size": batch_size,
-        "seconds_of_first_step": first,
-        "seconds_per_step": seconds,
-        "seconds_per_step_with_sampling": with_sampling,
-        "share_of_sampling": max(1 - seconds / with_sampling, 0.0),
-        "windows_per_second": batch_size / with_sampling,
-        "operations_per_second": operations / seconds,
-        "share_of_large_product": operations / seconds / large_product,
-        "peak_gigabytes": torch.cuda.max_memory_allocated(windows.device) / 1e9
-        if windows.device.type == "cuda"
-        else None,
+        "n_genes": model.spec.n_genes,
+        "window": model.spec.window,
+        "seconds_per_step": clock.seconds,
+        "windows_per_second": batch_size / clock.seconds,
+        "share_of_sampling": sampling / clock.seconds,
+        "operations_per_second": operations / clock.seconds,
+        "share_of_large_product": operations / clock.seconds / rate,
+        "seconds_after_last_step": after,
     }
 
 
-def measure_precision(preset: str, windows: DeviceWindows) -> dict[str, float]:
-    """Relative differences of 16 bits from 32, after a few steps that give every parameter a gradient."""
-    training = Training(preset, windows, "float32 fused")
-    batch = windows.batch(range(32))
-    for _ in range(5):
-        training.step(batch)
-
-    def loss_and_gradient(enabled: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        training.module.zero_grad()
-        with torch.autocast(windows.device.type, torch.bfloat16, enabled=enabled):
-            loss = training.module.loss(batch)
-        loss.backward()
-        return loss.detach(), torch.cat([p.grad.flatten() for p in training.module.parameters() if p.grad is not None])
-
-    (expected, gradient), (loss, other) = loss_and_gradient(False), loss_and_gradient(True)
-    return {
-        "loss": float((loss / expected - 1).abs()),
-        "gradient": float((other - gradient).norm() / gradient.norm()),
-    }
+def measure_embedding(model: sti.models.STImage, corpus: sti.data.Corpus) -> dict[str, dict[str, float]]:
+    found = {}
+    for mode in ("visible", "context"):
+        n_sites = sum(slide.n_sites for slide in corpus)
+        seconds = seconds_of(lambda mode=mode: model.get_latent_representation(corpus, mode=mode))
+        found[mode] = {"n_sites": n_sites, "seconds": seconds, "sites_per_second": n_sites / seconds}
+    return found
 
 
-class Embedding:
-    """Vectors of both modes, as models compute them, without averaging over tiles in numpy."""
-
-    def __init__(self, module: MaskedAutoencoder, expression: DenseExpression, *, tile: int, batch_size: int) -> None:
-        self.module = module
-        self.expression = expression
-        self.tile = tile
-        self.batch_size = batch_size
-
-    @torch.inference_mode()
-    def __call__(self, slides: list[Slide]) -> dict[str, torch.Tensor]:
-        generator = torch.Generator(self.expression.values.device).manual_seed(0)
-        parts = [self._slide(slide, generator) for slide in slides]
-        return {mode: torch.cat([part[mode] for part in parts]) for mode in REPEATS}
-
-    def _slide(self, slide: Slide, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        device, module = self.expression.values.device, self.module
-        first = self.expression.first_row(slide)
-        embedding = module.genes.embedding
-        values = self.expression.values[first : first + slide.n_sites]
-        centre = torch.from_numpy(slide.gene_mean).to(device) @ embedding
-        tokens = torch.cat([part.float() @ embedding - centre for part in values.split(1 << 16)])
-        tokens = module.genes.normalise(tokens)
-        tiles, positions = self._tiles(slide, device)
-        empty = torch.as_tensor(~slide.active, device=device)
-        found = {}
-        for mode, n_repeats in REPEATS.items():
-            total = torch.zeros(slide.n_sites, tokens.shape[1], device=device)
-            times = torch.zeros(slide.n_sites, 1, device=device)
-            for _ in range(n_repeats):
-                half = torch.rand(slide.n_sites, device=device, generator=generator).argsort() % 2 == 0
-                for hidden in [torch.zeros_like(half)] if mode == "visible" else [half, ~half]:
-                    wanted = ~empty if mode == "visible" else hidden & ~empty
-                    vectors = self._pass(tokens, hidden | empty, tiles, positions)
-                    total += torch.where(wanted.unsqueeze(1), vectors, 0)
-                    times += wanted.unsqueeze(1)
-            found[mode] = total / times
-        return found
-
-    def _tiles(self, slide: Slide, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        starts = [
-            sorted({*range(0, max(n - self.tile, 1), self.tile // 2), max(n - self.tile, 0)}) for n in slide.shape
-        ]
-        corners = [(top, left) for top in starts[0] for left in starts[1]]
-        sites = [crop(slide.raster, *corner, self.tile, self.tile).ravel() for corner in corners]
-        positions = [window_positions(slide, *corner, self.tile, self.tile) for corner in corners]
-        return (torch.as_tensor(np.stack(part), device=device) for part in (sites, positions))
-
-    def _pass(
-        self, tokens: torch.Tensor, hidden: torch.Tensor, tiles: torch.Tensor, positions: torch.Tensor
-    ) -> torch.Tensor:
-        total = torch.zeros(len(tokens) + 1, tokens.shape[1], device=tokens.device)
-        times = torch.zeros(len(tokens) + 1, 1, device=tokens.device)
-        for sites, places in zip(tiles.split(self.batch_size), positions.split(self.batch_size), strict=True):
-            tissue = sites >= 0
-            sites = torch.where(tissue, sites, len(tokens))
-            out_of_sight = hidden[sites.clamp(max=len(hidden) - 1)] & tissue
-            # Visible sites come first: what is hidden is looked at by none.
-            visible = tissue & ~out_of_sight
-            order = visible.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-            sites, tissue, out_of_sight = (part.gather(1, order) for part in (sites, tissue, out_of_sight))
-            places = places.gather(1, order.unsqueeze(2).expand(-1, -1, 2))
-            n_visible = int(visible.sum(dim=1).max())
-            vectors = self.module(
-                tokens[sites.clamp(max=len(tokens) - 1)], places, tissue, out_of_sight, n_visible=n_visible or None
-            )
-            total.index_add_(0, sites.flatten(), vectors.flatten(0, 1).float())
-            times.index_add_(0, sites.flatten(), torch.ones_like(sites.flatten(), dtype=torch.float32).unsqueeze(1))
-        return total[:-1] / times[:-1].clamp(min=1)
-
-
-def measure_embedding(
-    slides: list[Slide], expression: DenseExpression, timer: Timer, *, tile: int, batch_size: int
-) -> list[dict]:
-    records = []
-    n_sites = sum(slide.n_sites for slide in slides)
-    torch.manual_seed(0)
-    module = MaskedAutoencoder(expression.values.shape[1], PRESETS["default"][0]).eval()
-    with torch.no_grad():
-        # Blocks start as the identity, which would hide what rounding does.
-        for parameter in module.encoder.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape)
-        module.mask_token += 0.1 * torch.randn(module.mask_token.shape)
-    module = module.to(timer.device)
-    reference = None
-    for variant in ("float32", "bf16"):
-        embed = Embedding(module, expression, tile=tile, batch_size=batch_size)
-        with torch.autocast(timer.device.type, torch.bfloat16, enabled=variant == "bf16"):
-            first = embed(slides[:1])
-            timer.wait()
-            start = time.perf_counter()
-            embed(slides)
-            timer.wait()
-        seconds = time.perf_counter() - start
-        reference = first if reference is None else reference
-        records.append(
-            {
-                "variant": variant,
-                "n_sites": n_sites,
-                "seconds": seconds,
-                "sites_per_second": n_sites / seconds,
-                "difference": {
-                    mode: float((first[mode] - reference[mode]).norm() / reference[mode].norm()) for mode in REPEATS
-                },
-            }
+def measure_precision(model: sti.models.STImage, slide: sti.data.Slide, vocabulary: Any) -> dict[str, float]:
+    corpus = sti.data.Corpus([slide], vocabulary)
+    hidden = np.isin(np.arange(slide.n_sites), slide.raster[2:6, 2:6])
+    found = {}
+    for mode in ("visible", "context"):
+        one, other = (
+            model.get_latent_representation(corpus, mode=mode, accelerator=name).astype(np.float64)
+            for name in ("auto", "cpu")
         )
-    return records
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        found[f"smallest_cosine_{mode}"] = float(((one * other).sum(axis=1) / lengths).min())
+    one, other = (model.reconstruct(slide, hidden, accelerator=name) for name in ("auto", "cpu"))
+    found["relative_error_of_reconstruction"] = float(np.linalg.norm(one - other) / np.linalg.norm(other))
+    return found
+
+
+def measure_images(side: int) -> dict[str, float]:
+    """Features of two patches of each spot and two of each niche, cut from a simulated image."""
+    adata = sti.datasets.simulate_tissue(n_rows=side, n_cols=side, n_genes=60, n_domains=3, image=True)
+    sti.pp.compact_grid(adata)
+    sti.pp.build_niches(adata)
+    encoder = sti.modules.load_image_encoder(ENCODER)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def build() -> sti.models.STAlign:
+            return sti.models.STAlign(adata, n_pool_genes=50, image_encoder=encoder, cache_dir=folder)
+
+        first, again = seconds_of(build), seconds_of(build)
+    n_patches = 4 * adata.n_obs
+    return {"encoder": ENCODER, "n_patches": n_patches, "patches_per_second": n_patches / max(first - again, 1e-9)}
 
 
 def main() -> None:
@@ -352,66 +191,52 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--corpus", type=Path, help="a corpus on disk; simulated without")
     parser.add_argument("--sites", type=int, default=700_000, help="simulated sites")
-    parser.add_argument("--genes", type=int, default=4000, help="simulated vocabulary")
+    parser.add_argument("--genes", type=int, default=2000, help="simulated vocabulary")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--variants", nargs="+", default=["float32 fused", "bf16", "bf16 fused", "bf16 fused compile"])
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
-    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.short else "cpu")
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cpu" and not arguments.short:
         parser.error("there is no GPU; --short checks that everything runs, on the CPU")
-    sizes = {"window": 16, "n_genes": 512, "side": 100, "product": 8192, "embedding_batch": 64}
-    timer = Timer(device, repeats=20, inner=5)
+    sizes = {"window": 16, "n_genes": 512}
+    side, product, n_steps, image_side = 120, 8192, 60, 60
     if arguments.short:
-        arguments.sites, arguments.genes, arguments.batch_sizes = 200, 64, [2]
-        arguments.variants = ["float32 fused", "bf16"]
-        sizes = {"window": 4, "n_genes": 16, "side": 14, "product": 128, "embedding_batch": 4}
-        timer = Timer(device, repeats=1, inner=1)
-        REPEATS["context"] = 1
+        arguments.sites, arguments.genes, arguments.batch_sizes = 800, 64, [2]
+        sizes = {"window": 6, "n_genes": 16}
+        side, product, n_steps, image_side = 20, 128, 4, 6
     if arguments.corpus is None:
-        slides, expression = simulated(arguments.sites, arguments.genes, sizes["side"], device)
+        corpus = simulated(arguments.sites, arguments.genes, side)
     else:
-        slides = list(Corpus.open(arguments.corpus).to_target_sum(1e3))
-        expression = DenseExpression.from_slides(slides, device=device)
-    rates = product_rates(timer, sizes["product"])
-    document = {
-        "command": "python benchmarks/gpu.py",
+        corpus = sti.data.Corpus.open(arguments.corpus)
+    document: dict[str, Any] = {
+        "command": "python benchmarks/gpu.py" + (" --short" if arguments.short else ""),
         "data": "simulated" if arguments.corpus is None else "corpus",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
-        "n_sites": sum(slide.n_sites for slide in slides),
-        "n_genes": expression.values.shape[1],
-        "operations_per_second_of_a_large_product": rates,
-        "sampling": [],
-        "steps": [],
-        "precision": {},
-        "embedding": [],
+        "n_sites": sum(slide.n_sites for slide in corpus),
+        "n_genes": len(corpus.genes),
     }
 
-    def note(part: str, record: dict) -> None:
+    def note(part: str, record: Any) -> None:
         # Written after every measurement: what was measured is kept when time runs out.
-        document[part].append(record)
+        document[part] = record
         print(part, json.dumps(record), flush=True)
-        if arguments.output is not None and not arguments.short:
-            arguments.output.write_text(json.dumps(document, indent=1))
+        if arguments.output is not None:
+            arguments.output.write_text(json.dumps(document, indent=1) + "\n")
 
-    print(json.dumps(rates), flush=True)
-    for preset in ("paper", "default"):
-        windows = windows_of(preset, slides, expression, window=sizes["window"], n_genes=sizes["n_genes"])
-        document["precision"][preset] = measure_precision(preset, windows)
-        print("precision", preset, document["precision"][preset], flush=True)
-        for batch_size in arguments.batch_sizes:
-            for compiled in (False,) if arguments.short else (False, True):
-                seconds = measure_sampling(windows, timer, batch_size, compiled)
-                record = {"preset": preset, "batch_size": batch_size, "compiled": compiled, "seconds": seconds}
-                note("sampling", record)
-            for variant in arguments.variants:
-                note("steps", measure_step(preset, variant, windows, timer, batch_size, rates["bfloat16"]))
-    for record in measure_embedding(
-        slides, expression, timer, tile=2 * sizes["window"], batch_size=sizes["embedding_batch"]
-    ):
-        note("embedding", record)
+    rates = product_rates(device, product)
+    note("operations_per_second_of_a_large_product", rates)
+    training = []
+    for batch_size in arguments.batch_sizes:
+        options = {"batch_size": batch_size, "n_steps": n_steps, **sizes}
+        training.append(measure_training(corpus, device, rates["bfloat16"], **options))
+        note("training", training)
+    model = sti.models.STImage(corpus, **sizes)
+    model.train(1, windows_per_epoch=2 * n_steps, batch_size=2, enable_progress_bar=False)
+    note("precision", measure_precision(model, corpus[0], corpus.vocabulary))
+    note("embedding", measure_embedding(model, corpus))
+    note("images", measure_images(image_side))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from slides import random_slide
 
 from stimage.data import Corpus, WindowDataModule
 from stimage.models import STImage
+from stimage.models.embedding._predicted import predicted_components
 from stimage.train import MaskedTrainingPlan
 from stimage.train._fit import fit
 
@@ -96,7 +97,7 @@ def train_without_readout(model: STImage, **options: Any) -> STImage:
     plan = MaskedTrainingPlan(model.module.train(), model.optimizer, n_steps=n_steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.history, model.n_tokens_seen = fit(plan, data, gradient_clip_val=1.0, **options)
+        model.history, model.n_tokens_seen, _ = fit(plan, data, gradient_clip_val=1.0, **options)
     model.module.eval()
     return model
 
@@ -138,6 +139,11 @@ def main(directory: Path) -> None:
     whole = train(tiny_model(corpus=tiny_corpus(1), masking="site"), **options)
     whole.save(directory / "saved")
     (directory / f"readout{rank}.txt").write_text(whole.model_id)
+    slide, options = tiny_corpus(1)[0], {"tile_size": 6, "batch_size": 2, "seed": 0}
+    np.save(
+        directory / f"predicted{rank}.npy",
+        [predicted_components(whole.module, slide, np.eye(20), **options, shared=shared) for shared in (True, False)],
+    )
     try:
         train(tiny_model(), batch_size=1, **options)
     except ValueError as error:

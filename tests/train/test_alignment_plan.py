@@ -105,7 +105,7 @@ def test_weight_decay_is_for_matrices(module):
 @pytest.mark.parametrize("by_name", [False, True])
 def test_losses_and_number_of_spots_are_logged(module, by_name):
     plan = AlignmentPlan(module, AlignmentOptimizerConfig(learning_rate=1e-30), n_steps=6)
-    history, n_spots = fit(
+    history, n_spots, _ = fit(
         plan,
         Data(pairs(), n_batches=2, by_name=by_name),
         max_epochs=3,
@@ -131,7 +131,7 @@ def test_random_pairs_are_learned(module, genes_only):
         torch.manual_seed(0)
         module = SpotNicheAligner(AlignerConfig(**SMALL), n_spot_genes=30, n_niche_genes=30)
     config, n_steps = AlignmentOptimizerConfig(learning_rate=5e-3), 100
-    history, _ = fit(
+    history, *_ = fit(
         AlignmentPlan(module, config, n_steps=n_steps),
         Data(data, n_batches=20, batch_size=N_PAIRS),
         max_epochs=n_steps // 20,

@@ -120,6 +120,12 @@ def test_all_have_the_same_readout_and_the_first_saves(trained):
     assert model_ids == 2 * [saved.model_id]
 
 
+def test_all_share_the_tiles_of_a_readout(trained):
+    (first, alone), (second, _) = (np.load(trained / f"predicted{rank}.npy") for rank in (0, 1))
+    np.testing.assert_allclose(first, alone, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_batch_that_is_too_small(trained):
     for rank in (0, 1):
         assert "`batch_size`=1 is less than the 2 devices" in (trained / f"error{rank}.txt").read_text()
@@ -136,7 +142,7 @@ def test_nothing_else_is_written(trained):
     expected = {"checkpoints", "corpus", "saved", "validated", "accumulated", "joined", "kept", "resumed", "stored"}
     files = {
         f"{kind}{rank}.{end}"
-        for kind, end in (("readout", "txt"), ("error", "txt"), ("done", "npy"))
+        for kind, end in (("readout", "txt"), ("predicted", "npy"), ("error", "txt"), ("done", "npy"))
         for rank in (0, 1)
     }
     assert {path.name for path in trained.iterdir()} == expected | files | set(MODELS)

@@ -34,6 +34,8 @@ def hest_bench(
     gene_file: str = "var_50genes.json",
     n_components: int = 256,
     seed: int = 1,
+    accelerator: str = "auto",
+    device: int | str = "auto",
 ) -> pd.DataFrame:
     """Score image encoders, aligners and other predictors on a copy of HEST-Bench, or on your own data in its layout.
 
@@ -63,6 +65,9 @@ def hest_bench(
         Principal components of the protocol's regression; fewer where there are fewer spots or features.
     seed
         Seed of the decomposition; 1 as published.
+    accelerator, device
+        Where encoders run: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``, and the number of
+        the device. See the guide to GPUs.
 
     Returns
     -------
@@ -76,7 +81,8 @@ def hest_bench(
     FileNotFoundError
         If there is no task, or a file that a split names is not there.
     ValueError
-        If a split trains on samples that it tests on, files do not fit together, or there is nothing to score.
+        If a split trains on samples that it tests on, files do not fit together, there is nothing to score, or there is no
+        such device.
 
     Examples
     --------
@@ -94,6 +100,9 @@ def hest_bench(
     _validate.check_choice("targets", targets, get_args(Targets))
     _validate.check_positive("n_components", n_components)
     _validate.check_seed(seed)
+    from stimage.models._devices import find_device
+
+    find_device(accelerator, device)
     taken = sorted(
         ({GENE_MEAN} | {f"{name}, {kind}" for name in encoders for kind in ("protocol", "ridge")}) & set(predictors)
     )
@@ -106,7 +115,9 @@ def hest_bench(
         features: dict[tuple[str, str], np.ndarray] = {}
         for fold in of_task:
             truth = fold.expression(fold.test)
-            for method, predicted in _predictions(fold, encoders, predictors, features, n_components, seed):
+            for method, predicted in _predictions(
+                fold, encoders, predictors, features, n_components, seed, accelerator, device
+            ):
                 predicted = np.asarray(predicted, dtype=np.float64)
                 if predicted.shape != truth.shape or not np.isfinite(predicted).all():
                     raise ValueError(
@@ -196,6 +207,7 @@ def aligner_predictor(**options: Any) -> HestPredictor:
             raise ValueError("`genes` leaves out genes of the fold: leave it out, or add them.")
         cache_dir = (options.get("model_kwargs") or {}).get("cache_dir")
         reading = {"image_dir": options.get("image_dir"), "cache_dir": cache_dir}
+        reading |= {name: options[name] for name in ("accelerator", "device") if name in options}
         predicted = [model.predict_expression(slide, **reading)[:, column] for slide in prepared(fold.test)]
         return np.concatenate(predicted)
 
@@ -209,15 +221,21 @@ def _predictions(
     features: dict[tuple[str, str], np.ndarray],
     n_components: int,
     seed: int,
+    accelerator: str,
+    device: int | str,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and prediction of each method."""
+    from stimage.models._devices import find_device, on_device
+
     expression = fold.expression(fold.train)
     n_test = sum(len(sample.barcodes) for sample in fold.test)
     yield GENE_MEAN, np.tile(expression.mean(axis=0), (n_test, 1))
     for name, encoder in encoders.items():
-        for sample in (*fold.train, *fold.test):
-            if (name, sample.name) not in features:
-                features[name, sample.name] = _features(sample, encoder, f"{name}, {sample.name}")
+        missing = [sample for sample in (*fold.train, *fold.test) if (name, sample.name) not in features]
+        if missing:
+            with on_device(find_device(accelerator, device, encoder), encoder):
+                for sample in missing:
+                    features[name, sample.name] = _features(sample, encoder, f"{name}, {sample.name}")
         train, test = (
             np.concatenate([features[name, sample.name] for sample in side]) for side in (fold.train, fold.test)
         )

@@ -30,6 +30,8 @@ def embed_slides(
     adapt_epochs: int,
     seed: int,
     options: dict[str, Any],
+    accelerator: str = "auto",
+    device: int | str = "auto",
 ) -> list[tuple[Any, dict[str, Any]]]:
     """Embedding of each AnnData, and what to note beside it; see :func:`stimage.tl.embed`.
 
@@ -45,6 +47,8 @@ def embed_slides(
         Seed of everything random.
     options
         Options of the model's ``get_latent_representation``.
+    accelerator, device
+        Where a model runs; the closed form has the CPU alone.
 
     Returns
     -------
@@ -55,13 +59,24 @@ def embed_slides(
     ------
     TypeError
         If the model has no such option.
+    ValueError
+        If there is no such device, or the closed form is asked for elsewhere than on the CPU.
     """
     _validate.check_seed(seed)
+    where = {"accelerator": accelerator, "device": device}
+    if list(where.values()) != ["auto", "auto"]:  # which need no torch
+        from stimage.models._devices import find_device
+
+        if find_device(accelerator, device).type != "cpu" and (model == "closed" or isinstance(model, SmoothedPCA)):
+            raise ValueError(
+                f"`accelerator`={accelerator!r} and `device`={device!r} are for models that run there: the closed form is computed "
+                "on the CPU. Leave them out."
+            )
     if isinstance(model, str):
         _validate.check_choice("model", model, CHOICES)
     if model is None or model == "closed" or (model == "human" and not options and not adapt_epochs):
         _check_options(SmoothedPCA, adapt_epochs, options)
-        return _embed_on_own_axes(adatas, model, seed)
+        return _embed_on_own_axes(adatas, model, seed, **where)
     if model == "human":
         model = pretrained.load()
     elif not isinstance(model, SlideModel):
@@ -74,15 +89,21 @@ def embed_slides(
         options = {**options, "seed": seed}
     noted = {name: value for name, value in options.items() if name != "output"}
     model.embedding_record(**noted)  # raises for values that the model cannot be asked for
+    if isinstance(model, SmoothedPCA):
+        return [(model.get_latent_representation(adata), model.embedding_record(adata)) for adata in adatas]
+    from stimage.models._devices import find_device, on_device, trainer_devices
+
     if adapt_epochs:
-        model = model.adapt(adatas, adapt_epochs, seed=seed)
-    return [
-        (model.get_latent_representation(adata, **options), model.embedding_record(adata, **noted)) for adata in adatas
-    ]
+        model = model.adapt(adatas, adapt_epochs, seed=seed, **trainer_devices(accelerator, device))
+    with on_device(find_device(accelerator, device, model.module), model.module):  # once for all slides
+        return [
+            (model.get_latent_representation(adata, **options, **where), model.embedding_record(adata, **noted))
+            for adata in adatas
+        ]
 
 
 def _embed_on_own_axes(
-    adatas: list[AnnData], model: Literal["closed", "human"] | None, seed: int
+    adatas: list[AnnData], model: Literal["closed", "human"] | None, seed: int, **where: Any
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Embeddings by the closed form, with predictions of a checkpoint where that is asked for or knows the tissue."""
     corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata")
@@ -94,7 +115,9 @@ def _embed_on_own_axes(
         from stimage.models._own_axes import LEAST_RATIO, fit_on_own_axes
 
         checkpoint = pretrained.load()
-        fitted, predicted, found = fit_on_own_axes(adatas, corpus, checkpoint, seed=seed, asked=model == "human")
+        fitted, predicted, found = fit_on_own_axes(
+            adatas, corpus, checkpoint, seed=seed, asked=model == "human", **where
+        )
         notes |= {"explained_by_predictor": found.model, "explained_by_neighbors": found.neighbors}
         used = predicted[0] is not None
         if used:
@@ -117,7 +140,9 @@ def _check_options(kind: type[SlideModel], adapt_epochs: int, options: dict[str,
     _validate.check_positive("adapt_epochs", adapt_epochs, smallest=0)
     known = [name for name in _validate.keyword_names(kind.get_latent_representation) if name != "data"]
     _validate.check_keys(
-        f"{kind.__name__}.get_latent_representation", options, [name for name in known if name != "seed"]
+        f"{kind.__name__}.get_latent_representation",
+        options,
+        [name for name in known if name not in ("seed", "accelerator", "device")],
     )
     if adapt_epochs and not hasattr(kind, "adapt"):
         raise TypeError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from stimage._settings import progress
 from stimage.data import Corpus, Slide, Vocabulary, principal_genes
+from stimage.models._devices import find_device, on_device
 from stimage.models._setup import corpus_of
 from stimage.models._smoothed_pca import N_AXES, TARGET_SUM, SmoothedPCA
 from stimage.models.embedding._predicted import explained, explained_by_neighbors, predicted_components
@@ -48,7 +49,14 @@ class Familiarity:
 
 
 def fit_on_own_axes(
-    adatas: Sequence[AnnData], corpus: Corpus, model: STImage, *, seed: int, asked: bool
+    adatas: Sequence[AnnData],
+    corpus: Corpus,
+    model: STImage,
+    *,
+    seed: int,
+    asked: bool,
+    accelerator: str = "auto",
+    device: int | str = "auto",
 ) -> tuple[SmoothedPCA, list[np.ndarray | None], Familiarity]:
     """Closed form of slides, with what a checkpoint predicts of them where it knows their tissue.
 
@@ -64,6 +72,8 @@ def fit_on_own_axes(
         Seed of everything random.
     asked
         Use the predictions however well the checkpoint knows the tissue.
+    accelerator, device
+        Where the checkpoint runs.
 
     Returns
     -------
@@ -83,23 +93,23 @@ def fit_on_own_axes(
         return predicted_components(model.module, slide, on_model, **options)
 
     parts = sample(own, TEST_SITES, seed=seed)
-    tested = {
-        number: predict(
-            known[number]
-            if part is own[number]
-            else known[number].restrict(part.raster >= 0, centre=known[number].gene_mean)
-        )
-        for number, (part, _) in parts.items()
-    }
-    familiarity = familiarity_of(axes, list(parts.values()), list(tested.values()), seed=seed)
-    if not asked and familiarity.ratio < LEAST_RATIO:
-        predicted: list[np.ndarray | None] = [None] * len(own)
-        return SmoothedPCA.with_predictions(scaled, axes, predicted, seed=seed), predicted, familiarity
-    whole = {number: tested[number] for number, (part, _) in parts.items() if part is own[number]}
-    predicted = [
-        whole[number] if number in whole else predict(slide)
-        for number, slide in enumerate(progress(known, "Predicting masked sites"))
-    ]
+    predicted: list[np.ndarray | None] = [None] * len(own)
+    with on_device(find_device(accelerator, device, model.module), model.module):
+        tested = {
+            number: predict(
+                known[number]
+                if part is own[number]
+                else known[number].restrict(part.raster >= 0, centre=known[number].gene_mean)
+            )
+            for number, (part, _) in parts.items()
+        }
+        familiarity = familiarity_of(axes, list(parts.values()), list(tested.values()), seed=seed)
+        if asked or familiarity.ratio >= LEAST_RATIO:
+            whole = {number: tested[number] for number, (part, _) in parts.items() if part is own[number]}
+            predicted = [
+                whole[number] if number in whole else predict(slide)
+                for number, slide in enumerate(progress(known, "Predicting masked sites"))
+            ]
     return SmoothedPCA.with_predictions(scaled, axes, predicted, seed=seed), predicted, familiarity
 
 

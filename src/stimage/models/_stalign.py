@@ -13,6 +13,7 @@ import torch
 from stimage import _keys, _validate
 from stimage.data.sampling._alignment_data import Negatives
 from stimage.models._base import SlideModel
+from stimage.models._devices import find_device, on_device
 from stimage.models._options import changed_optimizer
 from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
@@ -97,6 +98,9 @@ class STAlign(SlideModel):
         Start in closed form, or at random.
     seed
         Seed of everything random.
+    accelerator, device
+        Where frozen encoders compute features: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"``, ``"cuda"`` or
+        ``"mps"``, and the number of the device. See the guide to GPUs.
 
     Raises
     ------
@@ -145,7 +149,10 @@ class STAlign(SlideModel):
         config: AlignerConfig | None = None,
         spectral_start: bool = True,
         seed: int = 0,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> None:
+        find_device(accelerator, device)
         _validate.check_positive("n_pool_genes", n_pool_genes)
         _validate.check_positive("n_image_components", n_image_components)
         _validate.check_seed(seed)
@@ -168,7 +175,8 @@ class STAlign(SlideModel):
             self.config = replace(self.config, spot_genes="embedding")
         if not niches:
             self.config = replace(self.config, fusion=False)
-        paired = self._read(data, genes, n_pool_genes, image_dir=image_dir, cache_dir=cache_dir)
+        reading = {"image_dir": image_dir, "cache_dir": cache_dir, "accelerator": accelerator, "device": device}
+        paired = self._read(data, genes, n_pool_genes, **reading)
         self.vocabulary = paired.corpus.vocabulary
         self.manifest = manifest_of(paired.corpus)
         self.basis: ImageBasis | None = None
@@ -257,13 +265,15 @@ class STAlign(SlideModel):
         slides, self.optimizer = self._paired_for(None).slides, optimizer
         trainer = {"max_epochs": max_epochs, "accelerator": accelerator, "devices": devices, **trainer_kwargs}
         train = partial(train_aligner, optimizer=optimizer, **batches, seed=self.seed)
-        self.history, n_tokens = train(self.module, slides, trainer=trainer)
-        self.n_tokens_seen += n_tokens
+        fitted = train(self.module, slides, trainer=trainer)
+        self.history = fitted.losses
+        self.n_tokens_seen += fitted.n_tokens
         self.is_trained = True
         if self.image_encoder is not None:
             beside = {name: value for name, value in trainer.items() if name not in ONLY_ONCE}
             penalty = unseen_penalty(slides, self._started, partial(train, trainer=beside), niches=self.niches)
-            self.head = fit_head(self.module, slides, niches=self.niches, penalty=penalty)
+            with on_device(fitted.device, self.module):
+                self.head = fit_head(self.module, slides, niches=self.niches, penalty=penalty)
 
     def get_latent_representation(
         self,
@@ -273,6 +283,8 @@ class STAlign(SlideModel):
         level: Level | None = None,
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> np.ndarray:
         """One vector per observation.
 
@@ -289,6 +301,9 @@ class STAlign(SlideModel):
             Folder of the image files of ``data``.
         cache_dir
             Folder that keeps image features.
+        accelerator, device
+            Where the model and its encoders run: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"``, ``"cuda"`` or
+            ``"mps"``, and the number of the device. See the guide to GPUs.
 
         Returns
         -------
@@ -298,12 +313,15 @@ class STAlign(SlideModel):
         Raises
         ------
         ValueError
-            If images or niches are requested of a model without them.
+            If images or niches are requested of a model without them, or there is no such device.
         """
+        place = find_device(accelerator, device, self.module)
         modality, level = asked_vectors(modality, level, niches=self.niches, images=self.image_encoder is not None)
         needed = {"images": modality != "gene", "counts": modality != "image"}
-        paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, **needed)
-        return vectors(self.module, paired.slides, modality, level)[paired.corpus.observation_order]
+        reading = {"image_dir": image_dir, "cache_dir": cache_dir, "accelerator": accelerator, "device": device}
+        paired = self._paired_for(data, **reading, **needed)
+        with on_device(place, self.module):
+            return vectors(self.module, paired.slides, modality, level)[paired.corpus.observation_order]
 
     def _embedding_facts(
         self, *, modality: Modality | None = None, level: Level | None = None, **_: Any
@@ -319,6 +337,8 @@ class STAlign(SlideModel):
         n_neighbors: int = 50,
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> np.ndarray:
         """Expression from the image alone; counts of ``data`` are not used.
 
@@ -336,6 +356,8 @@ class STAlign(SlideModel):
             Folder of the image files of ``data``.
         cache_dir
             Folder that keeps image features.
+        accelerator, device
+            Where the model and its encoders run, as in :meth:`get_latent_representation`.
 
         Returns
         -------
@@ -345,12 +367,16 @@ class STAlign(SlideModel):
         Raises
         ------
         ValueError
-            If the model has no images or was not trained, or retrieval is requested without its training slides.
+            If the model has no images or was not trained, retrieval is requested without its training slides, or there is no
+            such device.
         """
+        place = find_device(accelerator, device, self.module)
         check_prediction(self, method=method, n_neighbors=n_neighbors)
-        paired = self._paired_for(data, image_dir=image_dir, cache_dir=cache_dir, counts=False)
-        predict = predictor_of(self, method, n_neighbors)
-        predicted = predict(image_vectors(self.module, paired.slides, niches=self.niches))
+        reading = {"image_dir": image_dir, "cache_dir": cache_dir, "accelerator": accelerator, "device": device}
+        paired = self._paired_for(data, **reading, counts=False)
+        with on_device(place, self.module):
+            predict = predictor_of(self, method, n_neighbors)
+            predicted = predict(image_vectors(self.module, paired.slides, niches=self.niches))
         return predicted[paired.corpus.observation_order].astype(np.float32)
 
     @classmethod
@@ -364,6 +390,8 @@ class STAlign(SlideModel):
         gene_encoder: ScGPTEncoder | None = None,
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> Self:
         """Read a model that :meth:`save` wrote.
 
@@ -380,6 +408,8 @@ class STAlign(SlideModel):
             The same for scGPT.
         image_dir, cache_dir
             Folders of image files and of image features, for ``data``.
+        accelerator, device
+            Where encoders compute features of ``data``, as in :class:`STAlign`.
 
         Returns
         -------
@@ -393,13 +423,15 @@ class STAlign(SlideModel):
         ValueError
             If it is of another kind or version, truncated or altered, or an encoder is missing or another one.
         """
+        find_device(accelerator, device)
         model = cls._load(
             directory,
             image_encoder=image_encoder,
             niche_image_encoder=niche_image_encoder,
             gene_encoder=gene_encoder,
         )
-        model.paired = None if data is None else model._paired_for(data, image_dir=image_dir, cache_dir=cache_dir)
+        reading = {"image_dir": image_dir, "cache_dir": cache_dir, "accelerator": accelerator, "device": device}
+        model.paired = None if data is None else model._paired_for(data, **reading)
         return model
 
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -474,17 +506,24 @@ class STAlign(SlideModel):
         *,
         images: bool = True,
         counts: bool = True,
+        accelerator: str = "auto",
+        device: int | str = "auto",
         **folders: Any,
     ) -> PairedCorpus:
         """Slides with what is needed of them; ``folders`` are ``image_dir`` and ``cache_dir``."""
         reader = None
+        encoders: list[torch.nn.Module | None] = []
         if images and self.image_encoder is not None:
             check_images(_validate.check_anndatas(data, "data"))
-            encoders = (self.image_encoder, self.niche_image_encoder)
+            encoders = [self.image_encoder, self.niche_image_encoder]
             reader = ImageReader.of(*encoders, self.patches, **folders, spot_pixels=self.train_image_encoder)
         niche_key = self.niche_key if self.niches else None
         parts = {"niche_key": niche_key, "reader": reader, "gene_encoder": self.gene_encoder}
-        return paired_corpus_of(data, genes, n_pool_genes, **parts, counts=counts)
+        if counts and self.gene_encoder is not None:
+            own = self.gene_encoder.module if isinstance(self.gene_encoder, STImage) else self.gene_encoder
+            encoders.append(own)
+        with on_device(find_device(accelerator, device, *encoders), *encoders):
+            return paired_corpus_of(data, genes, n_pool_genes, **parts, counts=counts)
 
     def _paired_for(self, data: AnnData | Sequence[AnnData] | None, **reading: Any) -> PairedCorpus:
         """The model's own slides, or others as the module sees them."""

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +19,7 @@ from stimage.data.sampling.masking._registry import Masking
 from stimage.data.sampling.units._kind import NeighborWeights, Unit
 from stimage.models._adapting import turn_genes_to
 from stimage.models._base import SlideModel
+from stimage.models._devices import find_device, on_device
 from stimage.models._options import (
     TrainingOptions,
     changed_optimizer,
@@ -45,7 +47,7 @@ from stimage.models.embedding._units import build_module
 from stimage.models.regions._calibration import calibrated_reconstruction
 from stimage.models.regions._reconstruction import check_filling, region_predictor
 from stimage.models.regions._region import Fill, RegionResult, reconstruct_region
-from stimage.train import from_first_process
+from stimage.train import of_first_process
 
 if TYPE_CHECKING:
     import zarr
@@ -117,6 +119,9 @@ class STImage(SlideModel):
     Spatial Transcriptomics as Images for Large-Scale Pretraining, arXiv 2603.13432.
     """
 
+    _axes: np.ndarray | None = None
+    """Principal axes of the training slides where they were found at the start, so that a readout need not look again."""
+
     def __init__(
         self,
         data: AnnData | Sequence[AnnData] | Corpus,
@@ -163,8 +168,8 @@ class STImage(SlideModel):
             torch.manual_seed(seed)
             self.module = build_module(len(self.genes), self.autoencoder, self.unit)
         if chosen.spectral_start if spectral_start is None else spectral_start:
-            axes, deviation = principal_genes(self.corpus.slides, self.autoencoder.dim)
-            self.module.genes.start_from_spectrum(torch.from_numpy(axes), torch.from_numpy(deviation))
+            self._axes, deviation = principal_genes(self.corpus.slides, self.autoencoder.dim)
+            self.module.genes.start_from_spectrum(torch.from_numpy(self._axes), torch.from_numpy(deviation))
         self.module.eval()
 
     def __repr__(self) -> str:
@@ -213,16 +218,27 @@ class STImage(SlideModel):
         corpus, self.optimizer = self._corpus_for(None), optimizer
         start = training_start(self.manifest, **self._config(), seed=self.seed)
         how = {"optimizer": optimizer, "options": chosen, "start": start, "seed": self.seed}
-        self.history, n_tokens = train_module(self.module, corpus, self.spec, self.unit, **how)
-        self.n_tokens_seen += n_tokens
+        fitted = train_module(self.module, corpus, self.spec, self.unit, **how)
+        self.history = fitted.losses
+        self.n_tokens_seen += fitted.n_tokens
         self.is_trained = True
         self.readout = None
         if self.unit.kind.has_windows and self.spec.masking != "site_gene":
-            # Once, and not in every process: they may differ in the last digits.
-            self.readout = from_first_process(self._fitted_readout)
+            with on_device(fitted.device, self.module):
+                self.readout = of_first_process(self._fitted_readout(shared=True))
 
-    def fit_readout(self) -> None:
-        """Fit axes, scales and codes of the embedding on the training slides; :meth:`train` does so at its end."""
+    def fit_readout(self, *, accelerator: str = "auto", device: int | str = "auto") -> None:
+        """Fit axes, scales and codes of the embedding on some sites of the training slides; :meth:`train` does so at its end.
+
+        Parameters
+        ----------
+        accelerator, device
+            Where the model runs, as in :meth:`get_latent_representation`.
+        """
+        with on_device(find_device(accelerator, device, self.module), self.module):
+            self._fit_readout()
+
+    def _fit_readout(self) -> None:
         if self.corpus is None:
             raise ValueError(
                 "Axes and codes of the embedding are fitted on the slides that a model was built with, and this one "
@@ -230,8 +246,9 @@ class STImage(SlideModel):
             )
         self.readout = self._fitted_readout()
 
-    def _fitted_readout(self) -> Readout:
-        options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed}
+    def _fitted_readout(self, *, shared: bool = False) -> Readout:
+        options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed, "shared": shared}
+        options |= {"axes": self._axes}
         return fitted_readout(self.module, list(self.corpus), **options)
 
     def adapt(
@@ -289,7 +306,7 @@ class STImage(SlideModel):
             "adapted_from": self.model_id,
             "adapted_epochs": self.manifest.get("adapted_epochs", 0) + max_epochs,
         }
-        turn_genes_to(adapted.module, list(adapted.corpus))
+        adapted._axes = turn_genes_to(adapted.module, list(adapted.corpus))
         adapted.train(max_epochs, **training)
         return adapted
 
@@ -303,6 +320,8 @@ class STImage(SlideModel):
         batch_size: int = 32,
         seed: int = 0,
         output: str | Path | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> np.ndarray | zarr.Array:
         """One vector per observation.
 
@@ -327,6 +346,9 @@ class STImage(SlideModel):
         output
             Path of a zarr array to write the embedding to instead, a few rows of windows at a time: for slides whose
             embedding does not fit into memory. It appears there when it is complete.
+        accelerator, device
+            Where the model runs: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``, and the number
+            of the device. See the guide to GPUs.
 
         Returns
         -------
@@ -339,21 +361,31 @@ class STImage(SlideModel):
         ------
         FileExistsError, RuntimeError
             If there is something at ``output`` already, or another process writes there.
+        ValueError
+            If there is no such device; the error says which there are.
         """
+        place = find_device(accelerator, device, self.module)
         asked = {"mode": mode, "tile_size": tile_size, "n_genes": n_genes, "seed": seed}
         options = EmbeddingOptions(self.spec, self.unit, **asked, batch_size=batch_size)
         if output is not None:
             check_absent(output)
         corpus = self._corpus_for(data)
-        n_dimensions = self._embedding_length(options)
-        embed = slide_embedder(self.module, self.readout, options)
-        if output is None:
-            return embedding_in_memory(corpus, n_dimensions, embed)
-        notes = self.embedding_record(None if data is None or isinstance(data, Sequence) else data, **asked)
-        return embedding_on_disk(path_of(output), corpus, n_dimensions, embed, notes)
+        with on_device(place, self.module):
+            n_dimensions = self._embedding_length(options)
+            embed = slide_embedder(self.module, self.readout, options)
+            if output is None:
+                return embedding_in_memory(corpus, n_dimensions, embed)
+            notes = self.embedding_record(None if data is None or isinstance(data, Sequence) else data, **asked)
+            return embedding_on_disk(path_of(output), corpus, n_dimensions, embed, notes)
 
     def embed_corpus(
-        self, data: AnnData | Sequence[AnnData] | Corpus | None, output: str | Path, **options: Any
+        self,
+        data: AnnData | Sequence[AnnData] | Corpus | None,
+        output: str | Path,
+        *,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        **options: Any,
     ) -> zarr.Group:
         """Embed many slides, one after the other, to a zarr group with an array for each.
 
@@ -366,6 +398,8 @@ class STImage(SlideModel):
             Slides to embed, in memory or on disk; those of the model when ``None``.
         output
             Path of the group; made when absent.
+        accelerator, device
+            Where the model runs, as in :meth:`get_latent_representation`.
         options
             ``mode``, ``tile_size``, ``n_genes``, ``batch_size`` and ``seed`` of :meth:`get_latent_representation`.
 
@@ -382,11 +416,14 @@ class STImage(SlideModel):
             If there is something else at ``output``, another process writes there, or the group there was made by another
             model, with other options or from other slides of the same names.
         """
+        place = find_device(accelerator, device, self.module)
         chosen = EmbeddingOptions(self.spec, self.unit, **options)
         _validate.check_path("output", output)
-        corpus, n_dimensions = self._corpus_for(data), self._embedding_length(chosen)
-        embed, notes = slide_embedder(self.module, self.readout, chosen), self.embedding_record(**options)
-        return embeddings_on_disk(path_of(output), corpus, n_dimensions, embed, notes)
+        corpus = self._corpus_for(data)
+        with on_device(place, self.module):
+            n_dimensions = self._embedding_length(chosen)
+            embed, notes = slide_embedder(self.module, self.readout, chosen), self.embedding_record(**options)
+            return embeddings_on_disk(path_of(output), corpus, n_dimensions, embed, notes)
 
     def _embedding_facts(self, **options: Any) -> dict[str, Any]:
         return EmbeddingOptions(self.spec, self.unit, **options).record()
@@ -396,7 +433,7 @@ class STImage(SlideModel):
         if options.mode == "visible":
             return self.autoencoder.dim
         if self.readout is None:
-            self.fit_readout()
+            self._fit_readout()
         return self.readout.n_dimensions
 
     def reconstruct(
@@ -409,6 +446,8 @@ class STImage(SlideModel):
         calibrated: bool = True,
         batch_size: int = 8,
         seed: int = 0,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> np.ndarray:
         """Expression of hidden sites of a slide, predicted from the sites around them.
 
@@ -436,6 +475,8 @@ class STImage(SlideModel):
             Windows in a forward pass.
         seed
             Seed of the regions that it is calibrated on.
+        accelerator, device
+            Where the model runs, as in :meth:`get_latent_representation`.
 
         Returns
         -------
@@ -446,16 +487,19 @@ class STImage(SlideModel):
         Raises
         ------
         ValueError
-            If the model never saw hidden sites, ``interval`` is not between 0 and 1, or ``calibrated`` is false with it.
+            If the model never saw hidden sites, ``interval`` is not between 0 and 1, ``calibrated`` is false with it, or there
+            is no such device.
         """
+        place = find_device(accelerator, device, self.module)
         check_filling(self.spec, self.unit, context=context, interval=interval, seed=seed)
         if interval is not None and not calibrated:
             raise ValueError("`interval` comes from the calibration: leave out `calibrated=False`.")
         scaled = slide.to_target_sum(self.target_sum)
         predict = region_predictor(self.module, self.spec, self.unit, scaled, context=context, batch_size=batch_size)
-        if not calibrated:
-            return predict(slide, hidden)
-        return calibrated_reconstruction(predict, slide, hidden, seed=seed, interval=interval)
+        with on_device(place, self.module):
+            if not calibrated:
+                return predict(slide, hidden)
+            return calibrated_reconstruction(predict, slide, hidden, seed=seed, interval=interval)
 
     def reconstruct_region(
         self,
@@ -466,6 +510,8 @@ class STImage(SlideModel):
         context: int = 8,
         interval: float | None = None,
         seed: int = 0,
+        accelerator: str = "auto",
+        device: int | str = "auto",
     ) -> RegionResult:
         """Hide a region of an AnnData and fill it in, without writing to it; see :func:`stimage.tl.reconstruct_region`.
 
@@ -473,7 +519,7 @@ class STImage(SlideModel):
         ----------
         adata
             AnnData after :func:`stimage.pp.compact_grid`.
-        region, size, context, interval, seed
+        region, size, context, interval, seed, accelerator, device
             As in :func:`stimage.tl.reconstruct_region`.
 
         Returns
@@ -482,21 +528,33 @@ class STImage(SlideModel):
             Which observations were hidden, the expression and its errors.
         """
         options = {"context": context, "interval": interval, "seed": seed}
-        fill = self.filler(**options)
-        return reconstruct_region(adata, self.vocabulary, fill, region=region, size=size, **options)
+        with self.filler(**options, accelerator=accelerator, device=device) as fill:
+            return reconstruct_region(adata, self.vocabulary, fill, region=region, size=size, **options)
 
-    def filler(self, *, context: int, interval: float | None, seed: int) -> Fill:
+    @contextmanager
+    def filler(
+        self,
+        *,
+        context: int,
+        interval: float | None,
+        seed: int,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Iterator[Fill]:
         """How this model fills in hidden sites, with options of :meth:`reconstruct`; raises ``ValueError`` if it cannot."""
+        place = find_device(accelerator, device, self.module)
         check_filling(self.spec, self.unit, context=context, interval=interval, seed=seed)
         n_parts = 1 if interval is None else 3
 
         def fill(slide: Slide, hidden: np.ndarray) -> np.ndarray:
             if not hidden.any():
                 return np.empty((n_parts, 0, len(self.genes)), dtype=np.float32)
-            filled = self.reconstruct(slide, hidden, context=context, interval=interval, seed=seed)
+            options = {"accelerator": accelerator, "device": device, "seed": seed}
+            filled = self.reconstruct(slide, hidden, context=context, interval=interval, **options)
             return filled.reshape(n_parts, *filled.shape[-2:])
 
-        return fill
+        with on_device(place, self.module):  # once for many slides
+            yield fill
 
     @classmethod
     def load(cls, directory: str | Path, data: AnnData | Sequence[AnnData] | Corpus | None = None) -> Self:

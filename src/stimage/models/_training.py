@@ -6,7 +6,6 @@ import math
 import warnings
 from typing import Any
 
-import pandas as pd
 import torch
 
 from stimage.data import Corpus, DeviceWindowDataModule, SampleUnit, WindowDataModule, WindowSpec, site_limits
@@ -14,7 +13,7 @@ from stimage.data.sampling._window_checks import window_concerns
 from stimage.models._options import TrainingOptions
 from stimage.modules import MaskedAutoencoder, SpotAutoencoder
 from stimage.train import MaskedTrainingPlan, OptimizerConfig, TrainingCheckpoints, is_first_process
-from stimage.train._fit import fit
+from stimage.train._fit import Fitted, fit
 
 
 def training_start(manifest: dict[str, Any], *, history: Any, is_trained: bool, **config: Any) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def train_module(
     options: TrainingOptions,
     start: dict[str, Any],
     seed: int,
-) -> tuple[dict[str, pd.DataFrame], int]:
+) -> Fitted:
     """Train a module in place.
 
     Parameters
@@ -59,8 +58,8 @@ def train_module(
 
     Returns
     -------
-    tuple
-        A data frame for each logged loss, and the number of tokens seen.
+    Fitted
+        A data frame for each logged loss, the number of tokens seen and the device.
     """
     n_windows = options.n_windows(corpus, spec.window)
     data = (DeviceWindowDataModule if options.sampling == "device" else WindowDataModule)(
@@ -90,6 +89,6 @@ def train_module(
         module.train()
         # Shapes that are known beforehand: a device never waits for the processor to ask how many sites are hidden.
         module.site_limits = site_limits(spec) if options.sampling == "device" else None
-        losses = fit(plan, data, checkpoints=checkpoints, **options.for_trainer(n_windows, optimizer.gradient_clip))
+        fitted = fit(plan, data, checkpoints=checkpoints, **options.for_trainer(n_windows, optimizer.gradient_clip))
     module.eval()
-    return losses
+    return fitted

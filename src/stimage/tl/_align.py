@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stimage import _keys, _validate
 from stimage._settings import seed_of
 from stimage.models import STAlign, STImage
+from stimage.models._devices import trainer_devices
 from stimage.models._options import by_group, changed_optimizer, group_of, trainer_keys
 from stimage.models._setup import check_setup, with_setup
 from stimage.models.alignment._training import check_alignment_options
@@ -35,6 +36,8 @@ def align(
     max_epochs: int = 20,
     batch_size: int = 128,
     seed: int | None = 0,
+    accelerator: str = "auto",
+    device: int | str = "auto",
     model_kwargs: dict[str, Any] | None = None,
     plan_kwargs: dict[str, Any] | None = None,
     trainer_kwargs: dict[str, Any] | None = None,
@@ -74,6 +77,9 @@ def align(
         Most spots in a batch.
     seed
         Seed of everything random. ``None`` takes ``scvi.settings.seed``, or 0 where that is not set.
+    accelerator, device
+        Where image and gene encoders compute features and where the aligner is trained: ``"auto"`` (a GPU if there is one),
+        ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``, and the number of the device. See the guide to GPUs.
     model_kwargs
         Further options of :class:`stimage.models.STAlign`: ``niche_image_encoder``, ``train_image_encoder``, ``patches``,
         ``spot_context``, ``niches``, ``n_image_components``, ``cache_dir``, ``config`` and ``spectral_start``.
@@ -81,8 +87,8 @@ def align(
         How it is optimised: ``learning_rate`` (by default 1e-4; the paper, on 1.3 million spots, has 5e-4),
         ``weight_decay``, ``warmup`` and ``gradient_clip``, see :class:`stimage.train.AlignmentOptimizerConfig`.
     trainer_kwargs
-        How it is run: further options of :meth:`stimage.models.STAlign.train`, such as ``negatives``, ``accelerator`` and
-        ``num_workers``, or arguments of :class:`scvi.train.Trainer`.
+        How it is run: further options of :meth:`stimage.models.STAlign.train`, such as ``negatives`` and ``num_workers``,
+        or arguments of :class:`scvi.train.Trainer`.
     options
         Any option of these groups by its own name, as in ``niches=False``.
 
@@ -98,8 +104,8 @@ def align(
     TypeError
         If a key of one of the groups of options is not known.
     ValueError
-        If counts are not raw, spots lie outside their image, or slides have no gene in common. The AnnData stay as they
-        were when training fails.
+        If counts are not raw, spots lie outside their image, or slides have no gene in common, or there is no such
+        device. The AnnData stay as they were when training fails.
 
     Examples
     --------
@@ -126,10 +132,12 @@ def align(
     """
     adatas = _validate.check_anndatas(adatas, "adatas")
     seed = seed_of(seed)
+    training_place = trainer_devices(accelerator, device)
     named = {"data", "genes", "n_pool_genes", "niche_key", "image_encoder", "gene_encoder", "image_dir", "seed"}
+    named |= {"accelerator", "device"}
     of_model = _validate.keyword_names(STAlign.__init__)
-    own = [*_validate.keyword_names(STAlign.train), *trainer_keys()]
-    trained = {"max_epochs", "batch_size", "plan_kwargs"}
+    own = [name for name in (*_validate.keyword_names(STAlign.train), *trainer_keys()) if name != "devices"]
+    trained = {"max_epochs", "batch_size", "plan_kwargs", "accelerator"}
     groups = {
         "model_kwargs": (model_kwargs, [name for name in of_model if name not in named]),
         "plan_kwargs": (plan_kwargs, [part.name for part in fields(AlignmentOptimizerConfig)]),
@@ -152,9 +160,11 @@ def align(
         niche_key=niche_key,
         image_dir=image_dir,
         seed=seed,
+        accelerator=accelerator,
+        device=device,
         **model_kwargs,
     )
-    model.train(max_epochs, batch_size=batch_size, plan_kwargs=plan_kwargs, **trainer_kwargs)
+    model.train(max_epochs, batch_size=batch_size, plan_kwargs=plan_kwargs, **training_place, **trainer_kwargs)
     for adata in adatas:
         STAlign.setup_anndata(adata, **setup)
     return model

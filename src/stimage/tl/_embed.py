@@ -24,6 +24,8 @@ def embed(
     adapt_epochs: int = 0,
     output: str | Path | None = None,
     seed: int | None = 0,
+    accelerator: str = "auto",
+    device: int | str = "auto",
     key_added: str = _keys.REPRESENTATION,
     copy: bool = False,
     **options: Any,
@@ -59,6 +61,10 @@ def embed(
     seed
         Seed of everything random: starts of codes, which sites are masked together, draws of genes, adaptation. ``None``
         takes ``scvi.settings.seed``, or 0 where that is not set.
+    accelerator, device
+        Where a model runs: ``"auto"`` (a GPU if there is one, as in training), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``, and
+        the number of the device; also where ``adapt_epochs`` are trained. The closed form is computed on the CPU, and refuses to
+        be asked for elsewhere. See the guide to GPUs.
     key_added
         Key of the embedding.
     copy
@@ -89,7 +95,7 @@ def embed(
     TypeError
         If the model has no such option.
     ValueError
-        If counts are not raw, or the model knows too few of the genes.
+        If counts are not raw, the model knows too few of the genes, or there is no such device.
     FileExistsError
         If ``output`` exists already.
     FileNotFoundError
@@ -122,7 +128,8 @@ def embed(
         options["output"] = output
     notes = [notes_of(one) for one in adatas]
     counted = [with_layer(one, layer) for one in adatas]
-    found = embed_slides(counted, model, adapt_epochs=adapt_epochs, seed=seed_of(seed), options=options)
+    where = {"accelerator": accelerator, "device": device}
+    found = embed_slides(counted, model, adapt_epochs=adapt_epochs, seed=seed_of(seed), options=options, **where)
     if output is not None:
         return None
     written = [one.copy() for one in adatas] if copy else adatas

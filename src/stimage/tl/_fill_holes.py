@@ -21,6 +21,8 @@ def fill_holes(
     context: int = 8,
     interval: float | None = None,
     seed: int | None = 0,
+    accelerator: str = "auto",
+    device: int | str = "auto",
     key_added: str = _keys.HOLES,
 ) -> AnnData:
     """Predict expression where a slide has none: sites that tissue encloses, and observations without counts.
@@ -37,7 +39,7 @@ def fill_holes(
         A trained model. By default the checkpoint that ships with the package, see :func:`stimage.pretrained.load`.
     layer
         Layer with raw counts; by default the one that :meth:`stimage.models.STImage.setup_anndata` named, or ``X``.
-    context, interval, seed
+    context, interval, seed, accelerator, device
         As in :func:`reconstruct_region`.
     key_added
         Key of the parameters; name of the layers with bounds.
@@ -66,7 +68,8 @@ def fill_holes(
     KeyError
         If there is no grid, or no coordinates.
     ValueError
-        If the grid has ``layout="rank"``, whose empty sites are not holes, or ``interval`` is not between 0 and 1.
+        If the grid has ``layout="rank"``, whose empty sites are not holes, or ``interval`` is not between 0 and 1, or
+        there is no such device.
 
     Examples
     --------
@@ -93,8 +96,9 @@ def fill_holes(
     coordinates = _validate.check_spatial(adata, spatial_key)
     model = pretrained.load() if model is None else model
     counted = with_layer(adata, layer)
-    fill = model.filler(context=context, interval=interval, seed=seed)
-    slides = filled_holes(counted, model.vocabulary, coordinates, fill)
+    where = {"accelerator": accelerator, "device": device}
+    with model.filler(context=context, interval=interval, seed=seed, **where) as fill:
+        slides = filled_holes(counted, model.vocabulary, coordinates, fill)
 
     bounds = () if interval is None else (_keys.region_lower(key_added), _keys.region_upper(key_added))
     found = holes_anndata(adata, slides, model.vocabulary, grid_key=grid_key, slide_key=slide_key, bounds=bounds)

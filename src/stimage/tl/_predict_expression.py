@@ -32,6 +32,8 @@ def predict_expression(
     n_neighbors: int = 50,
     image_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    accelerator: str = "auto",
+    device: int | str = "auto",
     key_added: str = _keys.PREDICTED,
     copy: bool = False,
 ) -> AnnData | None:
@@ -72,6 +74,9 @@ def predict_expression(
         Folder of the image files that ``uns["spatial"]`` names by relative paths.
     cache_dir
         Folder that keeps image features; by default in the user's cache.
+    accelerator, device
+        Where the aligner and its encoders run: ``"auto"`` (a GPU if there is one, as in training), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``,
+        and the number of the device. See the guide to GPUs.
     key_added
         Key of the result.
     copy
@@ -102,7 +107,7 @@ def predict_expression(
         If grid, niches or image are missing.
     ValueError
         If the aligner was built without images or was not trained, too few genes are known to it, both ``adata`` and
-        ``image`` are given or neither, or the image shows no tissue.
+        ``image`` are given or neither, the image shows no tissue, or there is no such device.
 
     Warns
     -----
@@ -130,6 +135,7 @@ def predict_expression(
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
     options = {"method": method, "n_neighbors": n_neighbors}
+    where = {"accelerator": accelerator, "device": device}
     check_prediction(aligner, **options)
     if image is not None:
         for parameter, value in (("pitch", pitch), ("spot_distance", spot_distance)):
@@ -145,12 +151,14 @@ def predict_expression(
             spot_distance=spot_distance,
             tissue=tissue,
             **options,
+            **where,
             key_added=key_added,
         )
     notes = notes_of(adata)
     match = aligner.vocabulary.match(adata)
     match.report()
-    predicted = aligner.predict_expression(adata, **options, image_dir=image_dir, cache_dir=cache_dir)
+    reading = {"image_dir": image_dir, "cache_dir": cache_dir}
+    predicted = aligner.predict_expression(adata, **options, **reading, **where)
     adata = adata.copy() if copy else adata
     for place in (adata.layers, adata.obsm):  # of an earlier prediction
         place.pop(key_added, None)

@@ -24,6 +24,8 @@ def query(
     *,
     image_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    accelerator: str = "auto",
+    device: int | str = "auto",
     key_added: str = _keys.QUERY,
     copy: bool = False,
 ) -> AnnData | None:
@@ -46,6 +48,9 @@ def query(
         Folder of the image files that ``uns["spatial"]`` names by relative paths.
     cache_dir
         Folder that keeps image features; by default in the user's cache.
+    accelerator, device
+        Where the aligner and its encoders run: ``"auto"`` (a GPU if there is one, as in training), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``,
+        and the number of the device. See the guide to GPUs.
     key_added
         Key of the result.
     copy
@@ -68,7 +73,7 @@ def query(
     TypeError
         If ``aligner`` is not an aligner.
     ValueError
-        If the aligner was built without images, was not trained, or has a frozen gene encoder.
+        If the aligner was built without images, was not trained or has a frozen gene encoder, or there is no such device.
 
     Examples
     --------
@@ -96,8 +101,9 @@ def query(
     weights = gene_weights(aligner, genes)
     looked_up = {str(aligner.genes[number]): float(weights[number]) for number in np.flatnonzero(weights)}
     reading = {"image_dir": image_dir, "cache_dir": cache_dir}
-    vectors = aligner.get_latent_representation(adata, modality="image", level="spot", **reading)
-    wanted = query_vector(aligner, weights)
+    where = {"accelerator": accelerator, "device": device}
+    vectors = aligner.get_latent_representation(adata, modality="image", level="spot", **reading, **where)
+    wanted = query_vector(aligner, weights, **where)
     found = np.empty(adata.n_obs, dtype=np.float32)
     setup = setup_of(adata)
     for _, spots in slide_observations(adata, slide_key=setup["slide_key"], grid_key=setup["grid_key"]):

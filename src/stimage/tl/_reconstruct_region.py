@@ -25,6 +25,8 @@ def reconstruct_region(
     context: int = 8,
     interval: float | None = None,
     seed: int | None = 0,
+    accelerator: str = "auto",
+    device: int | str = "auto",
     key_added: str = _keys.REGION,
     copy: bool = False,
 ) -> AnnData | None:
@@ -56,6 +58,9 @@ def reconstruct_region(
     seed
         Seed of the block's place and of those that the prediction is calibrated on. ``None`` takes ``scvi.settings.seed``, or
         0 where that is not set.
+    accelerator, device
+        Where the model runs: ``"auto"`` (a GPU if there is one, as in training), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``,
+        and the number of the device. See the guide to GPUs.
     key_added
         Key of the results.
     copy
@@ -84,7 +89,7 @@ def reconstruct_region(
         If there is no grid, or ``region`` names what does not exist.
     ValueError
         If both or neither of ``region`` and ``size`` are given, nothing or everything would be masked, or ``interval`` is not
-        between 0 and 1.
+        between 0 and 1, or there is no such device.
 
     Examples
     --------
@@ -108,7 +113,8 @@ def reconstruct_region(
     seed = seed_of(seed)
     model = pretrained.load() if model is None else model
     counted = with_layer(adata, layer)
-    result = model.reconstruct_region(counted, region=region, size=size, context=context, interval=interval, seed=seed)
+    options = {"context": context, "interval": interval, "seed": seed, "accelerator": accelerator, "device": device}
+    result = model.reconstruct_region(counted, region=region, size=size, **options)
     adata = adata.copy() if copy else adata
     adata.layers[key_added] = result.expression
     bounds = {_keys.region_lower(key_added): result.lower, _keys.region_upper(key_added): result.upper}

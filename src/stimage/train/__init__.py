@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stimage.train._history import LossHistory
     from stimage.train._optimizer import AlignmentOptimizerConfig, OptimizerConfig
     from stimage.train._plan import MaskedTrainingPlan
-    from stimage.train._processes import from_first_process, is_first_process
+    from stimage.train._processes import is_first_process, of_first_process
     from stimage.train._training_checkpoints import Progress, TrainingCheckpoints
 
 # What a name needs is loaded when it is first asked for.
@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_history": ["LossHistory"],
         "_optimizer": ["AlignmentOptimizerConfig", "OptimizerConfig"],
         "_plan": ["MaskedTrainingPlan"],
-        "_processes": ["from_first_process", "is_first_process"],
+        "_processes": ["of_first_process", "is_first_process"],
         "_training_checkpoints": ["Progress", "TrainingCheckpoints"],
     },
 )

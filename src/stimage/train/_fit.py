@@ -7,16 +7,28 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import pandas as pd
+import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from stimage.train import FiniteLoss, LossHistory, TrainingCheckpoints
 
 EARLY_STOPPING = {"min_delta": 0.0, "patience": 45, "warmup_epochs": 0, "mode": "min"}
 """Defaults of scvi-tools' trainer."""
+
+
+class Fitted(NamedTuple):
+    """What a training leaves beside the weights."""
+
+    losses: dict[str, pd.DataFrame]
+    """A data frame for each loss that was logged."""
+    n_tokens: int
+    """Tokens seen."""
+    device: torch.device
+    """Where this process trained; the module is back on the CPU."""
 
 
 def fit(
@@ -26,8 +38,8 @@ def fit(
     checkpoints: TrainingCheckpoints | None = None,
     early_stopping: bool = False,
     **options: Any,
-) -> tuple[dict[str, pd.DataFrame], int]:
-    """Train with scvi-tools' trainer and return a data frame for each loss that it logged, and the number of tokens seen.
+) -> Fitted:
+    """Train with scvi-tools' trainer and return the losses that it logged, the number of tokens seen and the device.
 
     Parameters
     ----------
@@ -65,7 +77,7 @@ def fit(
         name: pd.DataFrame({name: list(values.values())}, index=pd.Index(list(values), name="epoch"))
         for name, values in history.losses.items()
     }
-    return losses, history.n_tokens
+    return Fitted(losses, history.n_tokens, trainer.strategy.root_device)
 
 
 def make_trainer(*, devices: int | str | list[int], **options: Any) -> lightning.Trainer:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -36,6 +35,13 @@ def is_first_process() -> bool:
     return n_processes() == 1 or sys.modules["torch.distributed"].get_rank() == 0
 
 
+def part_of_process() -> slice:
+    """Every how many-th item is this process's own, where all divide a list among them."""
+    if n_processes() == 1:
+        return slice(None)
+    return slice(sys.modules["torch.distributed"].get_rank(), None, n_processes())
+
+
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Sum of a small tensor over all processes, without a gradient.
 
@@ -58,23 +64,32 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def from_first_process(compute: Callable[[], Result]) -> Result:
-    """Compute something once, and give it to every process.
+def of_first_process(value: Result) -> Result:
+    """What the first process computed, where all have computed the same: the last digits may differ between machines.
+
+    Nobody waits for long, since all come here at about the same time. Work that the first process did alone would keep the
+    others waiting until they give up.
 
     Parameters
     ----------
-    compute
-        What to call in the first process.
+    value
+        What this process computed.
 
     Returns
     -------
     Result
-        What it returned there.
+        The value of the first process.
+
+    Examples
+    --------
+    >>> from stimage.train import of_first_process
+    >>> of_first_process([1, 2])
+    [1, 2]
     """
     if n_processes() == 1:
-        return compute()
+        return value
     from torch import distributed
 
-    box = [compute() if is_first_process() else None]
+    box = [value]
     distributed.broadcast_object_list(box)
     return box[0]

@@ -182,7 +182,15 @@ def _check_prediction(prediction: np.ndarray, truth: np.ndarray, method: str) ->
         )
 
 
-def model_predictor(model: STImage, slide: Slide, genes: np.ndarray, *, calibrated: bool = True) -> Predictor:
+def model_predictor(
+    model: STImage,
+    slide: Slide,
+    genes: np.ndarray,
+    *,
+    calibrated: bool = True,
+    accelerator: str = "auto",
+    device: int | str = "auto",
+) -> Predictor:
     """A trained model as a predictor of :func:`evaluate_regions`.
 
     Parameters
@@ -193,7 +201,7 @@ def model_predictor(model: STImage, slide: Slide, genes: np.ndarray, *, calibrat
         The slide over the model's genes whose :func:`stimage.data.site_positions` are evaluated.
     genes
         Positions in the model's vocabulary of the genes to predict.
-    calibrated
+    calibrated, accelerator, device
         As in :meth:`stimage.models.STImage.reconstruct`.
 
     Returns
@@ -215,13 +223,14 @@ def model_predictor(model: STImage, slide: Slide, genes: np.ndarray, *, calibrat
     >>> predict(slide.expression.toarray(), positions, np.arange(slide.n_sites) < 5).shape
     (5, 100)
     """
+    options = {"calibrated": calibrated, "accelerator": accelerator, "device": device}
     tree = cKDTree(site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity))
 
     def predict(expression: np.ndarray, positions: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         _, site = tree.query(positions)
         mask = np.zeros(slide.n_sites, dtype=bool)
         mask[site[hidden]] = True
-        predicted = model.reconstruct(slide.restrict(np.isin(slide.raster, site)), mask, calibrated=calibrated)
+        predicted = model.reconstruct(slide.restrict(np.isin(slide.raster, site)), mask, **options)
         return predicted[np.searchsorted(np.flatnonzero(mask), site[hidden])][:, genes]
 
     return predict

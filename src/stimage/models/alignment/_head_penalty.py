@@ -7,10 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from stimage.data import PairedSlide
+from stimage.models._devices import on_device
 from stimage.models.alignment._expression_head import PENALTIES, penalty_errors
 from stimage.models.alignment._module import donors_of
 from stimage.models.alignment._prediction import head_pairs
 from stimage.modules import SpotNicheAligner
+from stimage.train._fit import Fitted
 
 MOST_FOLDS = 3
 """Aligners that are trained beside the one that is kept."""
@@ -53,7 +55,7 @@ def folds_of(donors: list[str], measured: list[int]) -> list[np.ndarray]:
 def unseen_penalty(
     slides: list[PairedSlide],
     start: Callable[[list[PairedSlide]], SpotNicheAligner],
-    train: Callable[[SpotNicheAligner, list[PairedSlide]], object],
+    train: Callable[[SpotNicheAligner, list[PairedSlide]], Fitted],
     *,
     niches: bool,
 ) -> float | None:
@@ -85,7 +87,8 @@ def unseen_penalty(
     for left_out in folds:
         seen = [slide for number, slide in enumerate(slides) if number not in left_out]
         module = start(seen)
-        train(module, seen)
+        fitted = train(module, seen)
         unseen = [slides[number] for number in left_out]
-        errors += penalty_errors(*(head_pairs(module, part, niches=niches) for part in (seen, unseen)))
+        with on_device(fitted.device, module):
+            errors += penalty_errors(*(head_pairs(module, part, niches=niches) for part in (seen, unseen)))
     return float(PENALTIES[int(np.argmin(errors))])

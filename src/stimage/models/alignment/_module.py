@@ -10,6 +10,7 @@ import torch
 from stimage import _validate
 from stimage.data import PairedSlide, principal_genes
 from stimage.data.sampling._alignment_data import in_order
+from stimage.models._devices import place_of, to_numpy
 from stimage.models.alignment._expression_head import ExpressionHead
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.modules import AlignerConfig, AlignmentBatch, ImageEncoder, SpotNicheAligner
@@ -179,10 +180,10 @@ def vectors(
     """Vectors of the spots of slides, slide after slide (spots x dimensions), float32."""
     module.eval()
     levels = levels_of(True) if level == "both" else (level,)
-    device = next(module.parameters()).device
+    device = place_of(module)
     rows = []
     for _, batch in in_order(slides, _BATCH_SIZE):
         batch = AlignmentBatch(**{name: values.to(device) for name, values in batch.items()})
         parts = [module.embed(batch, each, modality) for each in levels]
-        rows.append(torch.cat(parts, dim=1).float().cpu().numpy())
+        rows.append(to_numpy(torch.cat([part.float() for part in parts], dim=1)))
     return np.concatenate(rows)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stimage import _validate
+from stimage.models._devices import find_device, on_device, to_numpy
 from stimage.modules import AlignmentBatch
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
     return weights
 
 
-@torch.no_grad()
-def query_vector(model: STAlign, weights: np.ndarray) -> np.ndarray:
+def query_vector(
+    model: STAlign, weights: np.ndarray, *, accelerator: str = "auto", device: int | str = "auto"
+) -> np.ndarray:
     """Gene vector of a spot that differs from its slide's mean by these weights, less that of the mean itself (dim)."""
-    device = next(model.module.parameters()).device
-    expression = torch.from_numpy(np.stack([weights, np.zeros_like(weights)])).to(device)
-    vectors = model.module.embed(AlignmentBatch(spot_genes=expression), "spot", "gene").float().cpu().numpy()
+    place = find_device(accelerator, device, model.module)
+    with on_device(place, model.module):
+        expression = torch.as_tensor(np.stack([weights, np.zeros_like(weights)]), device=place)
+        vectors = to_numpy(model.module.embed(AlignmentBatch(spot_genes=expression), "spot", "gene"))
     return vectors[0] - vectors[1]
 
 

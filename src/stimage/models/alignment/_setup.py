@@ -17,6 +17,7 @@ from stimage._paths import path_of
 from stimage.data import Corpus, PairedSlide, Slide, SlideImage, Vocabulary, standardised_features
 from stimage.data.slides._observations import slide_observations
 from stimage.data.slides._slide import slide_raster
+from stimage.models._devices import place_of
 from stimage.models._setup import corpus_of, setup_of
 from stimage.models._stimage import STImage
 from stimage.models.alignment._image_features import PatchSpec, default_cache, patch_features
@@ -201,7 +202,8 @@ def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:
         counts = stored_matrix(adata, layer)
         counts = keep_genes(counts, counted_genes(adata, counts))
         return np.asarray(encoder.encode(sparse.csr_matrix(counts), np.asarray(adata.var_names)))
-    return encoder.get_latent_representation(adata, mode="visible")
+    accelerator = "cpu" if place_of(encoder.module).type == "cpu" else "auto"  # where it was moved to
+    return encoder.get_latent_representation(adata, mode="visible", accelerator=accelerator)
 
 
 def _niches_within(adata: AnnData, slide: Slide, niche_key: str) -> sparse.csr_matrix:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import torch
 
 from stimage import _validate
@@ -13,7 +12,7 @@ from stimage.data.sampling._alignment_data import NEGATIVES, Negatives
 from stimage.models._options import trainer_keys
 from stimage.modules import SpotNicheAligner
 from stimage.train import AlignmentOptimizerConfig, AlignmentPlan
-from stimage.train._fit import fit
+from stimage.train._fit import Fitted, fit
 
 ONLY_ONCE = ("callbacks", "logger", "default_root_dir", "enable_checkpointing")
 """Arguments of the trainer that are for the aligner that is kept, not for those that are trained beside it."""
@@ -42,7 +41,7 @@ def train_aligner(
     num_workers: int,
     trainer: dict[str, Any],
     seed: int,
-) -> tuple[dict[str, pd.DataFrame], int]:
+) -> Fitted:
     """Train a module in place.
 
     Parameters
@@ -62,8 +61,8 @@ def train_aligner(
 
     Returns
     -------
-    tuple
-        A data frame for each logged loss, and the number of spots seen.
+    Fitted
+        A data frame for each logged loss, the number of spots seen and the device.
     """
     data = AlignmentDataModule(slides, batch_size=batch_size, negatives=negatives, num_workers=num_workers, seed=seed)
     n_batches = data.dataset.n_batches
@@ -77,6 +76,6 @@ def train_aligner(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module.train()
-        losses = fit(plan, data, **options)
+        fitted = fit(plan, data, **options)
     module.eval()
-    return losses
+    return fitted

@@ -7,6 +7,7 @@ import torch
 from scipy import sparse
 
 from stimage.data import Slide, crop, select_window_genes
+from stimage.models._devices import to_numpy
 from stimage.models.embedding._tiles import Tile, TileInputs, add_vectors, tiles_of
 from stimage.modules import MaskedAutoencoder
 
@@ -39,7 +40,7 @@ def project(
     Tensor
         Tokens (sites x dim).
     """
-    embedding = module.genes.embedding.detach().cpu().numpy()
+    embedding = to_numpy(module.genes.embedding.detach())
     if genes is not None:
         subset = np.zeros_like(embedding)
         subset[genes] = embedding[genes]
@@ -120,7 +121,7 @@ def reconstruct_slide(
     add_vectors(module, tokens, inputs, total, weights, batch_size=batch_size)
     nowhere = total.new_full((1, total.shape[1]), torch.nan)  # what the raster does not show
     vectors = torch.cat([total / weights.unsqueeze(-1), nowhere])[place[np.flatnonzero(hidden)]]
-    return module.genes.decode_all(vectors).cpu().numpy()
+    return to_numpy(module.genes.decode_all(vectors))
 
 
 def uncentred(centred: np.ndarray, scaled: Slide, slide: Slide) -> np.ndarray:

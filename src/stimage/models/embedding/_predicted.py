@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from stimage.data import Slide, gaussian_mean, principal_genes
+from stimage.models._devices import to_numpy
 from stimage.models.embedding._readout import Readout, sample
-from stimage.models.embedding._site_vectors import stream_vectors
+from stimage.models.embedding._site_vectors import N_REPEATS, stream_vectors
 from stimage.modules import MaskedAutoencoder
 
 WIDTHS = (0.7, 1.0, 1.5, 2.2, 3.0, 4.5)
@@ -18,7 +19,14 @@ MOST_SITES = 10_000
 
 
 def fitted_readout(
-    module: MaskedAutoencoder, slides: Sequence[Slide], *, tile_size: int, batch_size: int, seed: int
+    module: MaskedAutoencoder,
+    slides: Sequence[Slide],
+    *,
+    tile_size: int,
+    batch_size: int,
+    seed: int,
+    axes: np.ndarray | None = None,
+    shared: bool = False,
 ) -> Readout:
     """Readout of a model on the principal axes of its training slides, fitted on some of their sites.
 
@@ -28,17 +36,20 @@ def fitted_readout(
         The model, in evaluation mode.
     slides
         Training slides.
-    tile_size, batch_size, seed
+    tile_size, batch_size, seed, shared
         As in :func:`stream_vectors`.
+    axes
+        Principal axes of the slides (genes x at least 30), where they are known.
 
     Returns
     -------
     Readout
         The readout.
     """
-    axes, _ = principal_genes(list(slides), N_COMPONENTS)
+    axes = principal_genes(list(slides), N_COMPONENTS)[0] if axes is None else axes[:, :N_COMPONENTS]
     parts, sites = zip(*sample(slides, MOST_SITES, seed=seed).values(), strict=True)
-    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed}
+    # Each site is predicted once: more repeats change a fit to thousands of sites less than another seed does.
+    options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_repeats": 1, "shared": shared}
     predicted = [predicted_components(module, slide, axes, **options) for slide in parts]
     return Readout.fit(parts, sites, axes, predicted, seed=seed)
 
@@ -53,6 +64,8 @@ def predicted_components(
     batch_size: int,
     seed: int,
     n_genes: int | None = None,
+    n_repeats: int = N_REPEATS,
+    shared: bool = False,
 ) -> np.ndarray:
     """Principal components of each site as a model predicts them while the site is masked with a random half of the slide.
 
@@ -64,7 +77,7 @@ def predicted_components(
         The slide, on the model's genes and scale.
     axes
         Principal axes over the model's genes (genes x components), zero where they have none of a gene.
-    tile_size, batch_size, seed, n_genes
+    tile_size, batch_size, seed, n_genes, n_repeats, shared
         As in :func:`stream_vectors`.
 
     Returns
@@ -73,14 +86,15 @@ def predicted_components(
         Components (sites x components), centred over the sites with counts, float32; 0 at sites that the raster does not show.
     """
     measured = np.where(slide.measured[:, None], axes, 0).astype(np.float32)
-    directions = module.genes.output_embedding.T.cpu() @ torch.from_numpy(measured)
+    directions = to_numpy(module.genes.output_embedding.detach()).T @ measured
     components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
     options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_genes": n_genes}
+    options |= {"n_repeats": n_repeats, "shared": shared}
     done = np.zeros(slide.n_sites, dtype=bool)
     device = module.genes.output_embedding.device
     for sites, vectors in stream_vectors(module, slide, "context", **options):
-        latent = module.genes.output_projection(torch.from_numpy(vectors).to(device)).cpu()
-        components[sites] = (latent @ directions).numpy()
+        latent = module.genes.output_projection(torch.from_numpy(vectors).to(device))
+        components[sites] = to_numpy(latent) @ directions
         done[sites] = True
     if (done & slide.active).any():
         components[done] -= components[done & slide.active].mean(axis=0)

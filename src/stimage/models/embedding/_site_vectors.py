@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from stimage.data import Slide
+from stimage.models._devices import to_numpy
 from stimage.models.embedding._inference import draw_genes, gene_variance, project
 from stimage.models.embedding._tiles import TileInputs, add_vectors, tile_row, tile_starts
 from stimage.modules import MaskedAutoencoder
+from stimage.train._processes import part_of_process, sum_over_processes
 
 EmbeddingMode = Literal["visible", "context"]
 EMBEDDING_MODES: tuple[EmbeddingMode, ...] = get_args(EmbeddingMode)
@@ -19,7 +21,7 @@ N_REPEATS = 3
 
 
 def plan_passes(
-    slide: Slide, mode: EmbeddingMode, *, n_genes: int | None, seed: int
+    slide: Slide, mode: EmbeddingMode, *, n_genes: int | None, seed: int, n_repeats: int = N_REPEATS
 ) -> list[tuple[np.ndarray | None, list[np.ndarray]]]:
     """Passes over a slide: genes that its tokens are made of, and the sites that are masked in each pass with them.
 
@@ -36,10 +38,10 @@ def plan_passes(
 
     if n_genes is None:
         # Without draws of genes, every repeat with all sites visible would be the same.
-        n_repeats = 1 if mode == "visible" else N_REPEATS
+        n_repeats = 1 if mode == "visible" else n_repeats
         return [(None, [part for _ in range(n_repeats) for part in masked()])]
     variance = gene_variance(slide)
-    return [(draw_genes(slide, variance, n_genes, rng), masked()) for _ in range(N_REPEATS)]
+    return [(draw_genes(slide, variance, n_genes, rng), masked()) for _ in range(n_repeats)]
 
 
 class SlideRows:
@@ -86,11 +88,15 @@ class SlideRows:
         raster[raster == 0] = np.arange(len(self.sites))
         return raster
 
-    def finish(self, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Forget the rows up to ``stop``: their sites, and the sites' mean vectors over tiles."""
+    def finish(
+        self, stop: int, *, summed: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Forget the rows up to ``stop``: their sites, and the sites' mean vectors over tiles; ``summed`` adds up parts."""
         done = int((self.slide.raster[self.first : stop] >= 0).sum())
         self.first = stop
-        vectors = (self.total[:done] / self.weights[:done].unsqueeze(-1)).cpu().numpy()
+        parts = torch.cat([self.total[:done], self.weights[:done].unsqueeze(-1)], dim=1)
+        parts = parts if summed is None else summed(parts)
+        vectors = to_numpy(parts[:, :-1] / parts[:, -1:])
         self.total, self.weights = self.total[done:], self.weights[done:]
         self.tokens = [tokens[done:] for tokens in self.tokens]
         sites, self.sites = self.sites[:done], self.sites[done:]
@@ -107,6 +113,8 @@ def stream_vectors(
     n_genes: int | None,
     batch_size: int,
     seed: int,
+    n_repeats: int = N_REPEATS,
+    shared: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Encoder output at the sites of a slide, from its first rows to its last.
 
@@ -129,13 +137,18 @@ def stream_vectors(
         Tiles in a forward pass.
     seed
         Seed of the choice of masked sites and of the draws.
+    n_repeats
+        How often both are repeated.
+    shared
+        Divide the tiles among the processes of a training, all of which call this for the same slide and get all vectors.
 
     Yields
     ------
     tuple
         Some sites and their vectors (sites x dim, float32). Sites that the raster does not show do not appear.
     """
-    plan = plan_passes(slide, mode, n_genes=n_genes, seed=seed)
+    plan = plan_passes(slide, mode, n_genes=n_genes, seed=seed, n_repeats=n_repeats)
+    own = part_of_process() if shared else slice(None)
     make_input = TileInputs(slide, tile_size, tile_size)
     rows = SlideRows(module, slide, [genes for genes, _ in plan])
     tops = tile_starts(slide.shape[0], tile_size)
@@ -150,5 +163,6 @@ def stream_vectors(
                 hidden = masked[rows.sites]
                 output = everything if mode == "visible" else hidden
                 inputs += [make_input(tile, active & ~hidden, output) for tile in tiles]
+            inputs = inputs[own]
             add_vectors(module, tokens, inputs, rows.total, rows.weights, batch_size=batch_size)
-        yield rows.finish(stop)
+        yield rows.finish(stop, summed=sum_over_processes if shared else None)

@@ -158,17 +158,22 @@ def _wanted_vectors(
         np.stack([getattr(tile, name)[row] for tile, row in zip(inputs, picked, strict=True)])
         for name in ("sites", "positions", "weights", "visible", "wanted")
     )
-    device = tokens.device
-    sites = torch.as_tensor(sites, dtype=torch.long, device=device)
+
+    sites = sites.astype(np.int64, copy=False)
+
+    def there(values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, device=tokens.device)
+
     vectors = module(
-        tokens[sites],
-        torch.as_tensor(positions, device=device),
-        torch.as_tensor(tissue, device=device),
-        torch.as_tensor(tissue & ~visible, device=device),
+        tokens[there(sites)],
+        there(positions.astype(np.float32, copy=False)),
+        there(tissue),
+        there(tissue & ~visible),
         n_visible=n_visible if seen else None,
         n_output=n_output,
     )
+    # Chosen by numbers that are known here: a GPU would have to be waited for to count the places of a mask.
     first = picked.shape[1] - n_output
-    wanted = torch.as_tensor((tissue & wanted)[:, first:], device=device)
-    share = torch.as_tensor(weights[:, first:], device=device)
-    return sites[:, first:][wanted], share[wanted], vectors[wanted]
+    rows, columns = np.nonzero((tissue & wanted)[:, first:])
+    chosen = rows, first + columns
+    return there(sites[chosen]), there(weights[chosen]), vectors[there(rows), there(columns)].float()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from stimage.data import NearestSites, SampleUnit, Slide, macro_domains
+from stimage.models._devices import to_numpy
 from stimage.models.embedding._inference import draw_genes, gene_variance, project
 from stimage.models.embedding._site_vectors import N_REPEATS
 from stimage.modules import (
@@ -74,11 +75,12 @@ def embed_spots(
     total = 0
     for _ in range(n_draws):
         tokens = project(module, slide, None if n_genes is None else draw_genes(slide, variance, n_genes, rng))
-        tokens[torch.as_tensor(~slide.active)] = module.genes.normalise(torch.zeros_like(tokens[:1]))
+        empty = torch.as_tensor(~slide.active, device=tokens.device)
+        tokens = torch.where(empty.unsqueeze(-1), module.genes.normalise(torch.zeros_like(tokens[:1])), tokens)
         spots = torch.cat([module.encode(part) for part in tokens.split(chunk)])
         placed = _in_context(module, slide, spots, context, chunk)
         total = total + torch.cat([module.finish(part) for part in placed])
-    return (total / n_draws).cpu().numpy().astype(np.float32)
+    return to_numpy(total / n_draws)
 
 
 def _domains_of_all_sites(slide: Slide, unit: SampleUnit, seed: int) -> np.ndarray:
@@ -98,8 +100,8 @@ def _in_context(
         for part, neighbors in zip(spots.split(chunk), near.split(chunk), strict=True):
             yield module.combine(part, spots[neighbors.clamp(min=0)], neighbors >= 0)
     elif isinstance(module, SliceAutoencoder):
-        active, domains = torch.as_tensor(slide.active), torch.as_tensor(context)
-        means = module.domain_means(*(part.to(spots.device).unsqueeze(0) for part in (spots, active, domains)))[0]
+        active, domains = (torch.as_tensor(part, device=spots.device) for part in (slide.active, context))
+        means = module.domain_means(*(part.unsqueeze(0) for part in (spots, active, domains)))[0]
         for part, mean in zip(spots.split(chunk), means.split(chunk), strict=True):
             yield module.fusion(part, mean)
     else:
@@ -135,4 +137,4 @@ def reconstruct_from_nearest(
     near = NearestSites(slide)(np.flatnonzero(hidden), REGION_NEIGHBORS)
     known = (near >= 0).astype(np.float32)
     mean = (vectors[near] * known[..., None]).sum(axis=1) / known.sum(axis=1, keepdims=True)
-    return module.genes.decode_all(torch.as_tensor(mean, device=module.genes.embedding.device)).cpu().numpy()
+    return to_numpy(module.genes.decode_all(torch.as_tensor(mean, device=module.genes.embedding.device)))

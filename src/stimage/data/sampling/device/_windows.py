@@ -82,7 +82,8 @@ class DeviceWindows:
             expression = DenseExpression.from_slides(self.slides, device=device, dtype=dtype, memory_limit=memory_limit)
         self.expression = expression
         up_to = np.cumsum(shares)
-        self._up_to = self._tensor(up_to / up_to[-1])
+        # Whole numbers, as drawn ones are: not every device has double precision.
+        self._up_to = self._tensor(np.ceil(up_to / up_to[-1] * 2.0**32).astype(np.int64))
         self._origins = self._tensor(np.concatenate(origins))
         counts = np.array([len(own) for own in origins])
         self._n_origins = self._tensor(counts)
@@ -162,8 +163,7 @@ class DeviceWindows:
         return self._places(CounterRandom(self.seed, numbers))
 
     def _places(self, random: CounterRandom) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = random.integers("slide").double() * 2.0**-32
-        slide = torch.searchsorted(self._up_to, drawn, right=True)
+        slide = torch.searchsorted(self._up_to, random.integers("slide"), right=True)
         origin = self._first_origin[slide] + (random.integers("origin") * self._n_origins[slide] >> 32)
         top, left = self._origins[origin].unbind(dim=1)
         return slide, top, left

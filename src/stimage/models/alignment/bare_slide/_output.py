@@ -12,6 +12,7 @@ from scipy import sparse
 from stimage import _keys
 from stimage._paths import path_of
 from stimage.data import SlideImage
+from stimage.models._devices import find_device
 from stimage.models.alignment.bare_slide._places import predict_places, tissue_lattice
 
 if TYPE_CHECKING:
@@ -36,12 +37,15 @@ def predicted_slide(
     method: PredictionMethod,
     n_neighbors: int,
     key_added: str,
+    accelerator: str = "auto",
+    device: int | str = "auto",
 ) -> AnnData:
     """Predict expression on a lattice over the tissue of an image; see :func:`stimage.tl.predict_expression`."""
     from anndata import AnnData
 
     from stimage.pp import compact_grid
 
+    find_device(accelerator, device)
     if spot_distance is None:
         spot_distance = model.patch_scale.spot_distance
     if spot_distance is None:
@@ -56,9 +60,8 @@ def predicted_slide(
             "`image` has a scale or an origin: pass the file or the array, and `micrometres_per_pixel` of it."
         )
     lattice = tissue_lattice(slide, pitch / micrometres_per_pixel, everywhere=tissue == "all")
-    predicted = predict_places(
-        model, slide, lattice, spot_distance / micrometres_per_pixel, method=method, n_neighbors=n_neighbors
-    )
+    options = {"method": method, "n_neighbors": n_neighbors, "accelerator": accelerator, "device": device}
+    predicted = predict_places(model, slide, lattice, spot_distance / micrometres_per_pixel, **options)
     rows, columns = lattice.sites.T
     order = np.lexsort([columns, rows])
     names = [f"place-{row}-{column}" for row, column in lattice.sites[order]]

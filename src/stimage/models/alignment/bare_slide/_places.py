@@ -13,6 +13,7 @@ import torch
 from stimage._settings import progress
 from stimage.data import SlideImage, square_boxes
 from stimage.data.sampling._paired_slide import standardised_by
+from stimage.models._devices import find_device, on_device, place_of, to_numpy
 from stimage.models.alignment._image_features import encoded, patch_colours
 from stimage.models.alignment._module import levels_of
 from stimage.models.alignment._prediction import predictor_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _TILE = 2048
 """Side of the part of the image that is worked on at a time, in pixels."""
 _BATCH_SIZE = 16
+_GPU_BATCH_SIZE = 128
 _SMALLEST_SHARE = 0.5
 """Tissue in the cell of a place that is predicted."""
 _MOST_PLACES = 5_000_000
@@ -132,6 +134,8 @@ def predict_places(
     *,
     method: PredictionMethod,
     n_neighbors: int,
+    accelerator: str = "auto",
+    device: int | str = "auto",
 ) -> np.ndarray:
     """Expression of places from the image.
 
@@ -145,7 +149,7 @@ def predict_places(
         The image and places on it.
     spot_distance
         Distance between spots of the training slides in pixels of this image: patches are as large on the tissue as there.
-    method, n_neighbors
+    method, n_neighbors, accelerator, device
         As in :meth:`STAlign.predict_expression`.
 
     Returns
@@ -154,18 +158,21 @@ def predict_places(
         log1p of counts per 10,000 (places x genes), float32.
     """
     n_places = len(lattice.centres)
-    batches = [slice(start, min(start + _BATCH_SIZE, n_places)) for start in range(0, n_places, _BATCH_SIZE)]
+    place = find_device(accelerator, device, model.module)
+    batch_size = _BATCH_SIZE if place.type == "cpu" else _GPU_BATCH_SIZE
+    batches = [slice(start, min(start + batch_size, n_places)) for start in range(0, n_places, batch_size)]
     kept: dict[str, _Scratch] = {}
-    for rows in progress(batches, "Image of the slide"):
-        for name, values in _seen(model, image, lattice.centres[rows], spot_distance):
-            if name not in kept:
-                kept[name] = _Scratch(n_places, values)
-            kept[name].append(values)
-    predict = predictor_of(model, method, n_neighbors)
     predicted = np.empty((n_places, len(model.genes)), dtype=np.float32)
-    for rows in batches:
-        images = {name: scratch.standardised(rows) for name, scratch in kept.items()}
-        predicted[rows] = predict(_vectors(model, images))
+    with on_device(place, model.module, model.image_encoder, model.niche_image_encoder):
+        for rows in progress(batches, "Image of the slide"):
+            for name, values in _seen(model, image, lattice.centres[rows], spot_distance):
+                if name not in kept:
+                    kept[name] = _Scratch(n_places, values)
+                kept[name].append(values)
+        predict = predictor_of(model, method, n_neighbors)
+        for rows in batches:
+            images = {name: scratch.standardised(rows) for name, scratch in kept.items()}
+            predicted[rows] = predict(_vectors(model, images))
     return predicted
 
 
@@ -197,11 +204,10 @@ def _features(image: SlideImage, boxes: list[np.ndarray], encoder: ImageEncoder,
     return values
 
 
-@torch.no_grad()
 def _vectors(model: STAlign, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Aligned image vectors of places by level."""
     if model.basis is not None:
         images = {**images, **model.basis.components(images)}
-    device = next(model.module.parameters()).device
-    batch = AlignmentBatch(**{name: torch.from_numpy(values).to(device) for name, values in images.items()})
-    return {level: model.module.embed(batch, level, "image").float().cpu().numpy() for level in levels_of(model.niches)}
+    place = place_of(model.module)
+    batch = AlignmentBatch(**{name: torch.as_tensor(values, device=place) for name, values in images.items()})
+    return {level: to_numpy(model.module.embed(batch, level, "image")) for level in levels_of(model.niches)}
