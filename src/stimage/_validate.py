@@ -360,7 +360,7 @@ def check_model(model: object, kind: type) -> None:
 
 
 def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
-    """Return the vectors in ``adata.obsm[use_rep]``, two-dimensional and finite."""
+    """Return the vectors in ``adata.obsm[use_rep]``, two-dimensional and finite; single precision stays single."""
     check_text("use_rep", use_rep)
     if use_rep not in adata.obsm:
         raise KeyError(
@@ -369,7 +369,8 @@ def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
         )
     try:
         vectors = adata.obsm[use_rep]
-        vectors = np.asarray(vectors.toarray() if sparse.issparse(vectors) else vectors, dtype=np.float64)
+        vectors = np.asarray(vectors.toarray() if sparse.issparse(vectors) else vectors)
+        vectors = vectors if vectors.dtype == np.float32 else vectors.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"adata.obsm[{use_rep!r}] (`use_rep`) must hold numbers: {error}.") from error
     if vectors.ndim != 2 or not vectors.shape[1]:

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from stimage.models.clustering._blocks import row_blocks
+from stimage.models.clustering._kmeans import sample
+
 N_NEIGHBORS = 15
+MOST_OBSERVATIONS = 50_000
+"""Observations of the graph; others have the domain that most of their nearest neighbours in it have."""
 
 
 def leiden(vectors: np.ndarray, n_domains: int | None, seed: int) -> np.ndarray:
@@ -11,6 +16,12 @@ def leiden(vectors: np.ndarray, n_domains: int | None, seed: int) -> np.ndarray:
     The resolution is searched for the number of domains; without a number it is 1. Where no resolution gives the number,
     the labels with the nearest number are returned.
     """
+    rows = sample(np.arange(len(vectors)), MOST_OBSERVATIONS, seed)
+    labels = _communities(vectors[rows], n_domains, seed)
+    return labels if len(rows) == len(vectors) else _of_neighbors(vectors[rows], labels, vectors)
+
+
+def _communities(vectors: np.ndarray, n_domains: int | None, seed: int) -> np.ndarray:
     import anndata
     import scanpy as sc
     import torch
@@ -29,6 +40,14 @@ def leiden(vectors: np.ndarray, n_domains: int | None, seed: int) -> np.ndarray:
         return at(1.0) if n_domains is None else _search(at, n_domains)
     finally:
         torch.set_num_threads(n_threads)
+
+
+def _of_neighbors(known: np.ndarray, labels: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Domain of each vector by a vote of the nearest ones whose domain is known."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    neighbors = KNeighborsClassifier(N_NEIGHBORS, algorithm="brute").fit(known, labels)
+    return np.concatenate([neighbors.predict(vectors[block]) for block in row_blocks(len(vectors))])
 
 
 def _search(at, n_domains: int) -> np.ndarray:
