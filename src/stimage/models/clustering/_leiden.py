@@ -6,8 +6,10 @@ from stimage.models.clustering._blocks import row_blocks
 from stimage.models.clustering._kmeans import sample
 
 N_NEIGHBORS = 15
-MOST_OBSERVATIONS = 50_000
+MOST_OBSERVATIONS = 20_000
 """Observations of the graph; others have the domain that most of their nearest neighbours in it have."""
+_MANY = 8192
+"""Observations below which scanpy looks at all distances by itself."""
 
 
 def leiden(vectors: np.ndarray, n_domains: int | None, seed: int) -> np.ndarray:
@@ -25,11 +27,15 @@ def _communities(vectors: np.ndarray, n_domains: int | None, seed: int) -> np.nd
     import anndata
     import scanpy as sc
     import torch
+    from sklearn.neighbors import KNeighborsTransformer
 
     # Building the graph changes the number of threads of everything that uses OpenMP.
     n_threads = torch.get_num_threads()
     graph = anndata.AnnData(obsm={"X": vectors}, shape=(len(vectors), 0))
-    sc.pp.neighbors(graph, n_neighbors=min(N_NEIGHBORS, len(vectors) - 1), use_rep="X", random_state=seed)
+    n_neighbors = min(N_NEIGHBORS, len(vectors) - 1)
+    # scanpy's own choice for many observations is approximate, and some versions of it fail with those of scipy.
+    exact = KNeighborsTransformer(n_neighbors=n_neighbors, algorithm="brute") if len(vectors) >= _MANY else None
+    sc.pp.neighbors(graph, n_neighbors=n_neighbors, use_rep="X", transformer=exact, random_state=seed)
 
     def at(resolution: float) -> np.ndarray:
         options = {"flavor": "igraph", "n_iterations": 2, "directed": False, "random_state": seed}
