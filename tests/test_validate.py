@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import sparse
 
-from stimage import _counts, _validate
+from stimage import _count_rows, _validate
 
 FORMS = {
     "dense": np.asarray,
@@ -44,7 +44,7 @@ def test_counts_are_refused_exactly_when_one_value_is_no_count(values, form, blo
     bad = [v for v in values.ravel() if not (np.isfinite(v) and v >= 0 and v == int(v))]
     adata = slide(values, form)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_counts, "_BLOCK", block)
+        patch.setattr(_count_rows, "VALUES_AT_A_TIME", block)
         if bad:
             with assert_unchanged(adata), pytest.raises(ValueError, match="NaN or infinite|negative|not whole"):
                 _validate.check_counts(adata)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from stimage._count_rows import value_blocks
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
 
-    Matrix = NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix
-
-_BLOCK = 1 << 22  # values looked at together, so that a check needs no copy of a large matrix
 LARGEST_HALF = 2048
 """Above it half precision skips whole numbers."""
 
@@ -24,17 +21,8 @@ LARGEST_HALF = 2048
 def stored_matrix(adata: AnnData, layer: str | None) -> Any:
     """``X`` or a layer; half precision, which scipy cannot compute with, as single."""
     matrix = adata.X if layer is None else adata.layers[layer]
-    return matrix.astype(np.float32) if getattr(matrix, "dtype", None) == np.float16 else matrix
-
-
-def value_blocks(matrix: Matrix) -> Iterator[NDArray[Any]]:
-    """The stored values of a matrix, some at a time."""
-    values = matrix if isinstance(matrix, np.ndarray) else matrix.data
-    step = max(1, _BLOCK // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), step):
-        block = values[start : start + step]
-        if block.size:
-            yield block
+    in_memory = isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
+    return matrix.astype(np.float32) if in_memory and matrix.dtype == np.float16 else matrix
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from stimage._count_rows import gene_totals
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -74,7 +76,7 @@ def counted_genes(adata: AnnData, counts: Any) -> NDArray[np.bool_]:
     species = _species(adata, genes)
     if species is None:
         return genes
-    totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    totals = gene_totals(counts)[0]
     names = sorted(set(species[genes]) - {""})
     return genes & np.isin(species, [max(names, key=lambda name: totals[genes & (species == name)].sum()), ""])
 
@@ -91,7 +93,7 @@ def genes_with_warning(adata: AnnData, counts: Any) -> NDArray[np.bool_]:
             f"{', '.join(column for column in _TYPE_COLUMNS if column in adata.var) or 'no feature types'}): pass the "
             "AnnData with gene expression."
         )
-    totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    totals = gene_totals(counts)[0]
     share = totals[others].sum() / max(totals.sum(), 1)
     kinds = Counter(_kinds(adata, others))
     found = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
@@ -136,12 +138,7 @@ def absent_genes(counts: Any, slides: Sequence[NDArray[np.intp]]) -> NDArray[np.
     """
     if len(slides) < 2:
         return np.zeros((len(slides), counts.shape[1]), dtype=bool)
-    rows = np.repeat(np.arange(len(slides)), [len(slide) for slide in slides])
-    gather = sparse.csr_matrix(
-        (np.ones(len(rows)), (rows, np.concatenate(slides))), shape=(len(slides), counts.shape[0])
-    )
-    totals = gather @ counts
-    totals = totals.toarray() if sparse.issparse(totals) else np.asarray(totals)
+    totals = gene_totals(counts, slides)
     empty = totals == 0
     size = totals.sum(axis=1)
     size_with = size @ ~empty  # counts of the slides that have the gene

@@ -29,8 +29,13 @@ def say(message: str) -> None:
 
 def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
     """Items with a progress bar; without one for a single item, or when ``scvi.settings.verbosity`` is above INFO."""
-    from scvi import settings
+    scvi = sys.modules.get("scvi")  # importing it for a bar would take 700 MB
+    if scvi is None:
+        from tqdm.auto import tqdm
+
+        return items if len(items) < 2 else tqdm(items, desc=description, file=sys.stdout)
     from scvi.utils import track
 
-    quiet = len(items) < 2 or (settings.verbosity is not None and settings.verbosity > logging.INFO)
+    verbosity = scvi.settings.verbosity
+    quiet = len(items) < 2 or (verbosity is not None and verbosity > logging.INFO)
     return track(items, description=description, disable=quiet)

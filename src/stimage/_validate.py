@@ -14,7 +14,8 @@ from scipy import sparse
 
 from stimage import _keys
 from stimage._coordinates import find_coordinates
-from stimage._counts import LARGEST_HALF, other_counts, stored_matrix, value_blocks
+from stimage._count_rows import is_backed, is_by_gene, value_blocks
+from stimage._counts import LARGEST_HALF, other_counts, stored_matrix
 from stimage._messages import listing
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ def check_anndatas(adatas: AnnData | Sequence[AnnData], parameter: str = "adatas
     for adata in adatas:
         check_anndata(adata, parameter)
     return adatas
+
+
+def check_copy(adata: AnnData, copy: bool) -> None:
+    """Raise ``ValueError`` where a copy of a backed AnnData is asked for, which would be another file."""
+    if copy and adata.isbacked:
+        raise ValueError(
+            "`copy`=True makes a copy in memory, and `adata` is backed: leave it out, results are then written to the backed "
+            "object in memory and not to its file, or load it (`adata.to_memory()`)."
+        )
 
 
 def check_choice(parameter: str, value: object, options: Iterable[str]) -> None:
@@ -170,11 +180,13 @@ def layer_names(adata: AnnData) -> list[str]:
 
 
 def check_counts(
-    adata: AnnData, layer: str | None = None, *, advice: str = LAYER_ADVICE
-) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix:
+    adata: AnnData, layer: str | None = None, *, advice: str = LAYER_ADVICE, backed: bool = False
+) -> NDArray[Any] | sparse.csr_matrix | sparse.csc_matrix | Any:
     """Return the matrix of raw counts; raise ``ValueError`` unless finite, non-negative and whole numbers.
 
-    ``advice`` says how the caller is told where the counts are. Raw counts elsewhere in the AnnData are named.
+    ``advice`` says how the caller is told where the counts are. Raw counts elsewhere in the AnnData are named. With
+    ``backed`` the counts may also be in the file of a backed AnnData, for a caller that reads them by
+    :mod:`stimage._count_rows`.
     """
     if layer is not None:
         check_text("layer", layer)
@@ -190,10 +202,17 @@ def check_counts(
             f"adata.X is empty: {advice} (available layers: {listing(layer_names(adata), 30)}). "
             f"{other_counts(adata, layer)}".rstrip()
         )
-    if not (isinstance(counts, np.ndarray) or (sparse.issparse(counts) and counts.format in ("csr", "csc"))):
+    if is_backed(counts) and is_by_gene(counts):
+        raise TypeError(
+            f"{where} is in a file gene by gene (CSC), and is read observation by observation: load it "
+            "(`adata.to_memory()`), or write a file with `adata.X.tocsr()`."
+        )
+    in_memory = isinstance(counts, np.ndarray) or (sparse.issparse(counts) and counts.format in ("csr", "csc"))
+    if not in_memory and not (backed and is_backed(counts)):
         raise TypeError(
             f"{where} must be a numpy array or a CSR or CSC matrix in memory, found {type(counts).__name__}: "
-            "convert it (`adata.to_memory()`, `.tocsr()`) first."
+            "convert it (`adata.to_memory()`, `.tocsr()`) first, or read a backed AnnData into a corpus of chosen genes "
+            "(`stimage.data.Corpus.from_anndata`)."
         )
     if counts.dtype.kind not in "iufb":
         raise TypeError(f"{where} must hold numbers, found dtype {counts.dtype}.")
@@ -360,7 +379,7 @@ def check_model(model: object, kind: type) -> None:
 
 
 def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
-    """Return the vectors in ``adata.obsm[use_rep]``, two-dimensional and finite."""
+    """Return the vectors in ``adata.obsm[use_rep]``, two-dimensional and finite; single precision stays single."""
     check_text("use_rep", use_rep)
     if use_rep not in adata.obsm:
         raise KeyError(
@@ -369,7 +388,8 @@ def check_representation(adata: AnnData, use_rep: str) -> NDArray[Any]:
         )
     try:
         vectors = adata.obsm[use_rep]
-        vectors = np.asarray(vectors.toarray() if sparse.issparse(vectors) else vectors, dtype=np.float64)
+        vectors = np.asarray(vectors.toarray() if sparse.issparse(vectors) else vectors)
+        vectors = vectors if vectors.dtype == np.float32 else vectors.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"adata.obsm[{use_rep!r}] (`use_rep`) must hold numbers: {error}.") from error
     if vectors.ndim != 2 or not vectors.shape[1]:

@@ -46,7 +46,7 @@ def test_training_from_disk_is_training_from_memory(in_memory, on_disk):
 
 
 def test_baselines_and_macro_domains_from_disk_are_those_from_memory(in_memory, on_disk, monkeypatch):
-    monkeypatch.setattr("stimage.data.slides._stored_matrix._BLOCK", 500)
+    monkeypatch.setattr("stimage.data.slides._row_matrix._BLOCK", 500)
     in_memory = in_memory.to_target_sum(on_disk[0].target_sum)
     expected, found = (_baselines(corpus.slides, 0) for corpus in (in_memory, on_disk))
     assert list(found) == list(expected)

@@ -35,7 +35,7 @@ def with_layer(adata: AnnData, layer: str | None) -> AnnData:
     """The same data, set up to read counts from another layer; ``adata`` itself where ``layer`` is ``None``."""
     if layer is None:
         return adata
-    _validate.check_counts(adata, layer)
+    _validate.check_counts(adata, layer, backed=True)
     return with_setup(adata, {**notes_of(adata).get("setup", {}), "layer": layer})
 
 
@@ -46,7 +46,9 @@ def with_setup(adata: AnnData, setup: dict[str, Any]) -> AnnData:
     parts = {part: dict(getattr(adata, part)) for part in ("obsm", "varm", "obsp", "varp")}
     layers = {name: adata.layers[name] for name in _validate.layer_names(adata)}
     uns = {**adata.uns, _keys.STIMAGE: {**notes_of(adata), "setup": setup}}
-    return AnnData(adata.X, obs=adata.obs, var=adata.var, uns=uns, layers=layers, **parts)
+    # A layer of a backed AnnData is in memory, its ``X`` is not.
+    matrix = None if adata.isbacked else adata.X
+    return AnnData(matrix, obs=adata.obs, var=adata.var, uns=uns, layers=layers, **parts)
 
 
 def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
@@ -68,28 +70,37 @@ def corpus_of(
     *,
     parameter: str = "data",
     setup: dict[str, Any] | None = None,
+    in_memory: bool = True,
 ) -> Corpus:
-    """Corpus of AnnData as they were set up, or as ``setup`` says, over given genes or the pool selected for them."""
+    """Corpus of AnnData as they were set up, or as ``setup`` says, over given genes or the pool selected for them.
+
+    ``in_memory``: as of :meth:`Slide.from_anndata`.
+    """
     adatas = _validate.check_anndatas(data, parameter)
     setups = [setup or setup_of(adata) for adata in adatas]
     advice = _validate.SETUP_ADVICE if setup is None else _validate.LAYER_ADVICE
     if genes is None:
         for adata, places in zip(adatas, setups, strict=True):
-            _validate.check_counts(adata, places["layer"], advice=advice)
+            _validate.check_counts(adata, places["layer"], advice=advice, backed=True)
         with warnings.catch_warnings():  # of what is no gene, which is told when the slides are read
             warnings.filterwarnings("ignore", message=".*variables are left out of library sizes")
             genes = _gene_pool(adatas, setups, n_pool_genes)
     if not isinstance(genes, Vocabulary):
         genes = Vocabulary.from_anndata(adatas, genes)
-    parts = [read_corpus([adata], genes, **places, advice=advice) for adata, places in zip(adatas, setups, strict=True)]
+    parts = [
+        read_corpus([adata], genes, **places, advice=advice, in_memory=in_memory)
+        for adata, places in zip(adatas, setups, strict=True)
+    ]
     source = [number for number, part in enumerate(parts) for _ in part]
     return Corpus.with_unique_names([slide for part in parts for slide in part], genes, source=source)
 
 
-def corpus_over(data: AnnData | Sequence[AnnData] | Corpus, vocabulary: Vocabulary) -> Corpus:
+def corpus_over(
+    data: AnnData | Sequence[AnnData] | Corpus, vocabulary: Vocabulary, *, in_memory: bool = True
+) -> Corpus:
     """Slides over the genes of a model; raise ``ValueError`` for a corpus over other genes."""
     if not isinstance(data, Corpus):
-        return corpus_of(data, vocabulary)
+        return corpus_of(data, vocabulary, in_memory=in_memory)
     if not np.array_equal(data.genes, vocabulary.genes):
         raise ValueError(
             f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "
@@ -117,7 +128,7 @@ def _gene_pool(adatas: list[AnnData], setups: list[dict[str, Any]], n_genes: int
     for adata, key, setup in zip(adatas, keys, setups, strict=True):
         parts = slide_observations(adata, slide_key=key, grid_key=setup["grid_key"])
         rows = [observations for _, observations in parts]
-        absent = absent_genes(_validate.check_counts(adata, layer), rows)
+        absent = absent_genes(_validate.check_counts(adata, layer, backed=True), rows)
         slides += [adata] if len(parts) == 1 else [adata[part, ~none] for part, none in zip(rows, absent, strict=True)]
     return select_genes(slides, n_genes=n_genes, layer=layer).genes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from stimage import _validate
-from stimage.data import Corpus, principal_genes
+from stimage.data import Corpus, Slide, principal_genes
 from stimage.models._base import SlideModel
 from stimage.models._setup import corpus_of, corpus_over, manifest_of
 from stimage.models.checkpoints._config import StoredConfig
@@ -83,7 +83,7 @@ class SmoothedPCA(SlideModel):
         _validate.check_seed(seed)
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
-        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
+        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes, in_memory=False)
         n_active = sum(int(slide.active.sum()) for slide in corpus)
         if n_active < 3:
             raise ValueError(f"`data` has {n_active} sites with counts, at least 3 are needed: pass more observations.")
@@ -156,7 +156,7 @@ class SmoothedPCA(SlideModel):
         ValueError
             If counts are not raw, or too few genes are known to the model.
         """
-        corpus = corpus_over(data, self.vocabulary)
+        corpus = corpus_over(data, self.vocabulary, in_memory=False)
         return self.embed(corpus, [None] * len(corpus))
 
     def embed(self, corpus: Corpus, predicted: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -174,15 +174,21 @@ class SmoothedPCA(SlideModel):
         numpy.ndarray
             Embedding (observations x at most 60), float32, in the order of the AnnData.
         """
-        rows = np.empty((sum(len(slide.observation_index) for slide in corpus), self.n_dimensions), dtype=np.float32)
+        scaled = corpus.to_target_sum(TARGET_SUM)
+        parts = (
+            _of_observations(slide, self.readout(slide, components))
+            for slide, components in zip(scaled, predicted, strict=True)
+        )
         order = corpus.observation_order
+        if len(corpus) == 1 and (np.diff(order) == 1).all():
+            return next(parts)
+        rows = np.empty((len(order), self.n_dimensions), dtype=np.float32)
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         start = 0
-        for slide, components in zip(corpus.to_target_sum(TARGET_SUM), predicted, strict=True):
-            stop = start + len(slide.observation_index)
-            rows[places[start:stop]] = self.readout(slide, components)[slide.site_of_observation]
-            start = stop
+        for part in parts:
+            rows[places[start : start + len(part)]] = part
+            start += len(part)
         return rows
 
     def _tensors(self) -> dict[str, np.ndarray]:
@@ -200,3 +206,14 @@ class SmoothedPCA(SlideModel):
 
     def _card_facts(self) -> dict[str, str]:
         return {"dimensions": str(self.n_dimensions), "fitted": f"in closed form, seed {self.seed}"}
+
+
+def _of_observations(slide: Slide, vectors: np.ndarray) -> np.ndarray:
+    """Vectors of the sites of a slide as those of its observations, in the same place where there are as many."""
+    site = slide.site_of_observation
+    if len(site) != len(vectors):
+        return vectors[site]
+    if not np.array_equal(site, np.arange(len(site))):
+        for dimension in range(vectors.shape[1]):
+            vectors[:, dimension] = vectors[site, dimension]
+    return vectors

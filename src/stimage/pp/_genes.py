@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
+from stimage._count_rows import row_blocks
 from stimage._features import absent_genes, genes_with_warning
 from stimage._validate import (
     check_anndata,
@@ -70,7 +70,15 @@ class GenePool:
 class _Panel:
     name: str
     counts: Any
+    rows: NDArray[np.intp] | None
+    """Observations of the slide; all of them for ``None``."""
+    measured: NDArray[np.bool_]
     genes: pd.Index
+    """Names of the measured variables."""
+
+    @property
+    def n_observations(self) -> int:
+        return self.counts.shape[0] if self.rows is None else len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,8 @@ def select_genes(
     Parameters
     ----------
     adatas
-        One AnnData, or a list with one or more slides in each; raw counts in ``X`` or ``layer``.
+        One AnnData, or a list with one or more slides in each; raw counts in ``X`` or ``layer``. They may be backed: counts are
+        read from the file some rows at a time.
     n_genes
         Size of the pool; smaller when fewer candidates vary.
     layer
@@ -230,8 +239,8 @@ def _candidates(
 
 
 def _statistics(panel: _Panel) -> GeneStatistics:
-    mean, variance = _standardized_variance(panel.counts)
-    return GeneStatistics(panel.name, panel.genes, panel.counts.shape[0], mean, variance)
+    mean, variance = _standardized_variance(panel.counts, panel.rows, panel.measured)
+    return GeneStatistics(panel.name, panel.genes, panel.n_observations, mean, variance)
 
 
 def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: str | None) -> list[_Panel]:
@@ -246,7 +255,7 @@ def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: s
         try:
             check_size(adata)
             check_unique_names(adata, genes=True)
-            counts = check_counts(adata, layer)
+            counts = check_counts(adata, layer, backed=True)
             names, codes = slide_codes(adata, slide_key)
         except (ValueError, TypeError, KeyError) as error:
             raise type(error)(f"`{parameter}`: {error.args[0]}") from error
@@ -259,11 +268,9 @@ def _panels(adatas: AnnData | Sequence[AnnData], layer: str | None, slide_key: s
                 raise ValueError(
                     f"`{parameter}`: slide {name!r} has one observation, at least 2 are needed: remove it."
                 )
-            part = counts if len(names) == 1 else counts[rows]
             measured = genes & ~absent
-            if not measured.all():
-                part = part[:, np.flatnonzero(measured)]
-            panels.append(_Panel(name, part, adata.var_names[measured].astype(str)))
+            own = None if len(names) == 1 else rows
+            panels.append(_Panel(name, counts, own, measured, adata.var_names[measured].astype(str)))
     repeated = pd.Index([panel.name for panel in panels])
     if not repeated.is_unique:
         raise ValueError(
@@ -301,10 +308,16 @@ def _is_ensembl(genes: pd.Index) -> bool:
     return np.mean([ensembl_id(gene) is not None for gene in genes]) > 0.5
 
 
-def _standardized_variance(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standardised variance of every gene (Seurat v3), without making a sparse matrix dense."""
-    n = counts.shape[0]
-    total, squares = _sums(counts, None)
+def _standardized_variance(
+    counts: Any, rows: NDArray[np.intp] | None = None, measured: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standardised variance of every measured gene (Seurat v3) over some rows, by default all of all.
+
+    Counts are read some rows at a time.
+    """
+    n = counts.shape[0] if rows is None else len(rows)
+    measured = np.ones(counts.shape[1], dtype=bool) if measured is None else measured
+    total, squares = _sums(counts, rows, measured)
     mean = total / n
     variance = (squares - n * mean**2) / (n - 1)
     # Differences of large sums leave rounding in the place of a zero variance.
@@ -314,27 +327,32 @@ def _standardized_variance(counts: Any) -> tuple[NDArray[np.float64], NDArray[np
         trend = _local_quadratic(np.log10(mean[varies]), np.log10(variance[varies]))
         deviation = np.zeros_like(mean)
         deviation[varies] = np.sqrt(10.0**trend)
-        total, squares = _sums(counts, deviation * np.sqrt(n) + mean)
+        total, squares = _sums(counts, rows, measured, deviation * np.sqrt(n) + mean)
         clipped = n * mean**2 + squares - 2 * mean * total
         standardized[varies] = clipped[varies] / ((n - 1) * deviation[varies] ** 2)
     return mean, standardized
 
 
-def _sums(counts: Any, upper: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per gene the sum and the sum of squares of the counts, each at most ``upper``."""
-    if not sparse.issparse(counts):
-        values = np.asarray(counts, dtype=np.float64)
-        values = values if upper is None else np.minimum(values, upper)
-        return values.sum(axis=0), (values**2).sum(axis=0)
-    counts = counts.tocsr()
-    if not counts.has_canonical_format:
-        counts = counts.copy()
-        counts.sum_duplicates()
-    values = counts.data.astype(np.float64)
+def _sums(
+    counts: Any, rows: NDArray[np.intp] | None, measured: NDArray[np.bool_], upper: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per measured gene the sum and the sum of squares of the counts, each at most ``upper``."""
+    n_variables = counts.shape[1]
+    largest = np.full(n_variables, np.inf)
     if upper is not None:
-        values = np.minimum(values, upper[counts.indices])
-    n_genes = counts.shape[1]
-    return np.bincount(counts.indices, values, n_genes), np.bincount(counts.indices, values**2, n_genes)
+        largest[measured] = upper
+    total, squares = np.zeros(n_variables), np.zeros(n_variables)
+    every = np.arange(n_variables)
+    for _, block in row_blocks(counts, rows):
+        if not block.has_canonical_format:
+            block = block.copy()
+            block.sum_duplicates()
+        values = np.minimum(block.data.astype(np.float64), largest[block.indices])
+        # The sums so far come first: rounded as if all rows were added at once.
+        variables = np.concatenate([every, block.indices])
+        total = np.bincount(variables, np.concatenate([total, values]))
+        squares = np.bincount(variables, np.concatenate([squares, values**2]))
+    return total[measured], squares[measured]
 
 
 def _local_quadratic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -112,7 +112,7 @@ def annotate(
             "least 2 are needed: annotate an area that crosses several domains."
         )
     probabilities = label_probabilities(
-        np.concatenate(vectors), codes, len(categories), head=head, n_components=n_components
+        np.concatenate(vectors, dtype=np.float64), codes, len(categories), head=head, n_components=n_components
     )[: adata.n_obs]
     adata = adata.copy() if copy else adata
     adata.obs[key_added] = pd.Categorical.from_codes(probabilities.argmax(axis=1), categories=categories)

@@ -104,6 +104,7 @@ def domains(
     Lange et al. 2004, Stability-Based Validation of Clustering Solutions, Neural Computation 16 (number of domains).
     """
     _validate.check_anndata(adata)
+    _validate.check_copy(adata, copy)
     _validate.check_choice("method", method, METHODS)
     _validate.check_positive("n_components", n_components)
     _validate.check_positive("smooth_neighbors", smooth_neighbors, smallest=0)

@@ -41,7 +41,7 @@ def embed(
     Parameters
     ----------
     adata
-        AnnData after :func:`stimage.pp.compact_grid`, or a list of them. Slides that are given together, in a list or in one
+        AnnData after :func:`stimage.pp.compact_grid`, or a list of them; they may be backed. Slides that are given together, in a list or in one
         AnnData, share their axes, so that their embeddings can be compared. A model that was trained or fitted before needs
         some of its genes: symbols or Ensembl ids, in ``var_names`` or a column of ``var``.
     model
@@ -120,6 +120,8 @@ def embed(
     Spatial Transcriptomics as Images for Large-Scale Pretraining, section 4 (models of windows).
     """
     adatas = _validate.check_anndatas(adata, "adata")
+    for one in adatas:
+        _validate.check_copy(one, copy)
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')

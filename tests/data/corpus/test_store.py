@@ -143,7 +143,7 @@ def test_the_scale(tmp_path):
 
 
 def test_parts_of_a_slide(tmp_path, monkeypatch):
-    monkeypatch.setattr("stimage.data.slides._stored_matrix._BLOCK", 17)
+    monkeypatch.setattr("stimage.data.slides._row_matrix._BLOCK", 17)
     slides = slides_of()
     allowed = np.arange(30).reshape(5, 6) % 7 > 1
     slides[1] = slides[1].restrict(allowed, centre=np.arange(6, dtype=np.float32))

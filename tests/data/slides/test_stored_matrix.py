@@ -11,7 +11,7 @@ from scipy import sparse
 from slides import random_slide
 
 from stimage.data import Corpus, StoredMatrix
-from stimage.data.slides import _stored_matrix as module
+from stimage.data.slides import _row_matrix as module
 
 N_SITES, N_GENES = 60, 7
 

@@ -3,14 +3,14 @@ import pytest
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
-from stimage.models.clustering import _components
+from stimage.models.clustering import _blocks
 from stimage.models.clustering._components import components
 
 
 @pytest.mark.parametrize("rows_at_a_time", [7, 1000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_against_sklearn(monkeypatch, rows_at_a_time, dtype):
-    monkeypatch.setattr(_components, "ROWS_AT_A_TIME", rows_at_a_time)
+    monkeypatch.setattr(_blocks, "ROWS_AT_A_TIME", rows_at_a_time)
     rng = np.random.default_rng(0)
     embedding = (rng.normal(size=(60, 8)) @ rng.normal(size=(8, 20)) + 5).astype(dtype)
     expected = PCA(6, svd_solver="full").fit_transform(embedding)

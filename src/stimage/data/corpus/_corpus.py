@@ -249,7 +249,8 @@ class Corpus(Sequence[Slide]):
         Parameters
         ----------
         adatas
-            One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`.
+            One AnnData or a list of them, each after :func:`stimage.pp.compact_grid`. They may be backed: counts are read from
+            the file some rows at a time.
         genes
             Vocabulary, or the names of its genes. Slides may call them otherwise, see :meth:`stimage.data.Vocabulary.match`; those
             that a slide lacks are treated as not measured, and so are those that an outer join left empty on it: without a count
@@ -326,12 +327,16 @@ def read_corpus(
     grid_key: str,
     donor_key: str | None,
     advice: str = _validate.LAYER_ADVICE,
+    in_memory: bool = True,
 ) -> Corpus:
-    """Read a corpus, see :meth:`Corpus.from_anndata`; ``advice`` is for AnnData whose counts are not raw."""
+    """Read a corpus, see :meth:`Corpus.from_anndata` and, for ``in_memory``, :meth:`Slide.from_anndata`.
+
+    ``advice`` is for AnnData whose counts are not raw.
+    """
     matches, all_counts = [], []
     for adata in adatas:
         _validate.check_size(adata)
-        all_counts.append(_validate.check_counts(adata, layer, advice=advice))
+        all_counts.append(_validate.check_counts(adata, layer, advice=advice, backed=True))
         _validate.check_unique_names(adata, genes=True)
         matches.append(vocabulary.match(adata))
     slides, source, details = [], [], []
@@ -351,6 +356,7 @@ def read_corpus(
                     grid_key=grid_key,
                     donor=slide_donor(adata, observations, donor_key, name),
                     gene_of_variable=np.where(is_absent, -1, match.gene_of_variable),
+                    in_memory=in_memory,
                 )
             )
             source.append(number)

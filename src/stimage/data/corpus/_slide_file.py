@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stimage.data.lattices import lattice_of
+from stimage.data.slides._row_matrix import RowMatrix
 from stimage.data.slides._slide import Slide
 from stimage.data.slides._stored_matrix import DATA_DTYPE, INDICES_DTYPE, LARGEST_VALUE, StoredMatrix
 
@@ -152,7 +153,7 @@ def _small_arrays(slide: Slide) -> dict[str, np.ndarray]:
         "raster": np.asarray(slide.raster, dtype=DTYPES["I32"]),
         "measured": np.asarray(slide.measured, dtype=DTYPES["BOOL"]),
     }
-    values = () if isinstance(slide.expression, StoredMatrix) else slide.expression.data
+    values = () if isinstance(slide.expression, RowMatrix) else slide.expression.data
     if len(values) and not (values.min() >= 0 and values.max() <= LARGEST_VALUE):
         raise ValueError("its expression is not log1p of counts")
     _check_arrays(arrays, arrays["indptr"], n_values=slide.expression.nnz)
@@ -165,7 +166,7 @@ def _small_arrays(slide: Slide) -> dict[str, np.ndarray]:
 
 def _expression_pieces(slide: Slide) -> Iterator[np.ndarray]:
     """Values, then their columns; of a slide that is on disk itself a block at a time."""
-    if isinstance(slide.expression, StoredMatrix):
+    if isinstance(slide.expression, RowMatrix):
         for _, block in slide.expression.row_blocks():
             yield block.data.astype(DATA_DTYPE, copy=False)
         for _, block in slide.expression.row_blocks():

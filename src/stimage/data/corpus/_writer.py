@@ -24,8 +24,8 @@ from stimage.data.corpus._index import (
 from stimage.data.corpus._report import with_sketch
 from stimage.data.corpus._slide_file import write_slide
 from stimage.data.lattices import LATTICES
+from stimage.data.slides._row_matrix import RowMatrix
 from stimage.data.slides._slide import Slide
-from stimage.data.slides._stored_matrix import StoredMatrix
 from stimage.data.slides._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class CorpusWriter:
                 slide.name.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"Slide {slide.name!r} has a name that cannot be written: {error}.") from error
-            if not isinstance(slide.expression, StoredMatrix | sparse.csr_matrix):
+            if not isinstance(slide.expression, RowMatrix | sparse.csr_matrix):
                 raise TypeError(
                     f"The expression of slide {slide.name!r} must be a CSR matrix, found {type(slide.expression).__name__}."
                 )

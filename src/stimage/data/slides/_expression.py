@@ -23,4 +23,6 @@ def log_expression(counts: sparse.csr_matrix, library_size: np.ndarray) -> spars
 
 def rescaled(log_values: np.ndarray, ratio: float) -> np.ndarray:
     """Log expression per so many counts as log expression per ``ratio`` times as many."""
-    return np.log1p(np.expm1(log_values) * np.float32(ratio))
+    values = np.expm1(log_values)
+    values *= np.float32(ratio)
+    return np.log1p(values, out=values)

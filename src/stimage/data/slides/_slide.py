@@ -8,12 +8,14 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _keys, _validate
+from stimage._count_rows import count_rows
 from stimage._counts import stored_matrix
-from stimage._features import counted_genes, keep_genes
+from stimage._features import counted_genes
 from stimage.data.lattices import Lattice, lattice_of
-from stimage.data.slides._expression import COUNTS_PER_SPOT, log_expression, rescaled
+from stimage.data.slides._counts_matrix import CountsMatrix
+from stimage.data.slides._expression import COUNTS_PER_SPOT, rescaled
+from stimage.data.slides._row_matrix import RowMatrix
 from stimage.data.slides._spot_sketch import spot_sketch
-from stimage.data.slides._stored_matrix import StoredMatrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +70,7 @@ class Slide:
     """
 
     name: str
-    expression: sparse.csr_matrix | StoredMatrix
+    expression: sparse.csr_matrix | RowMatrix
     library_size: np.ndarray
     raster: np.ndarray
     layout: str
@@ -117,7 +119,7 @@ class Slide:
         if self.known_mean is not None:
             return self.known_mean
         weights = self.active / max(self.active.sum(), 1)
-        if not isinstance(self.expression, StoredMatrix):
+        if not isinstance(self.expression, RowMatrix):
             return np.asarray(self.expression.T @ weights, dtype=np.float32)
         mean = np.zeros(self.expression.shape[1])
         for sites, block in self.expression.row_blocks(self.active):
@@ -194,11 +196,11 @@ class Slide:
         if self.centre is not None:
             raise ValueError(f"Slide {self.name!r} has its own `centre`: change `target_sum` before restricting it.")
         ratio = target_sum / self.target_sum
-        if isinstance(self.expression, StoredMatrix):
+        if isinstance(self.expression, RowMatrix):
             expression = self.expression.rescaled(ratio)
         else:
-            expression = self.expression.copy()
-            expression.data = rescaled(expression.data, ratio)
+            old = self.expression
+            expression = sparse.csr_matrix((rescaled(old.data, ratio), old.indices, old.indptr), shape=old.shape)
         return replace(self, expression=expression, target_sum=target_sum, known_mean=None)
 
     @classmethod
@@ -213,6 +215,7 @@ class Slide:
         grid_key: str = _keys.GRID,
         donor: str = "",
         gene_of_variable: np.ndarray | None = None,
+        in_memory: bool = True,
     ) -> Slide:
         """Read one slide from an AnnData with a compact grid.
 
@@ -234,6 +237,9 @@ class Slide:
             Who the tissue is from; empty when unknown.
         gene_of_variable
             Vocabulary index of each variable, -1 for none (variables); by default that of the gene of the same name.
+        in_memory
+            Keep the expression. Otherwise rows of it are computed from the counts of ``adata`` whenever they are needed,
+            which suits what goes through a slide a few times.
 
         Returns
         -------
@@ -257,45 +263,38 @@ class Slide:
         raster, site_of_observation = slide_raster(adata, observations, name=name, grid_key=grid_key)
         counts = stored_matrix(adata, layer)
         is_counted = counted_genes(adata, counts)
-        counts = sparse.csr_matrix(counts[observations], dtype=np.float32)
-        coordinates = slide_coordinates(adata, grid_key)
-        sketch = spot_sketch(
-            adata.obs_names[observations],
-            counts,
-            adata.var_names,
-            None if coordinates is None else coordinates[observations],
-        )
-        counts = keep_genes(counts, is_counted)
-        if raster.max() + 1 < len(observations):
-            ones = np.ones(len(observations), dtype=np.float32)
-            gather = sparse.csr_matrix((ones, (site_of_observation, np.arange(len(observations)))))
-            counts = gather @ counts
-        else:
-            counts = counts[np.argsort(site_of_observation)]
-        library_size = np.asarray(counts.sum(axis=1)).ravel()
-        if not library_size.any():
-            raise ValueError(
-                f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or read the layer that has counts."
-            )
         if gene_of_variable is None:
             import pandas as pd
 
             gene_of_variable = pd.Index(genes).get_indexer(adata.var_names)
-        variables = np.flatnonzero((gene_of_variable >= 0) & is_counted)
-        columns = gene_of_variable[variables]
-        measured = np.isin(np.arange(len(genes)), columns)
-        place = sparse.csr_matrix(
-            (np.ones(len(variables), dtype=np.float32), (np.arange(len(variables)), columns)),
-            shape=(len(variables), len(genes)),
+        expression = CountsMatrix(
+            counts,
+            observations,
+            site_of_observation,
+            is_counted=is_counted,
+            gene_of_variable=gene_of_variable,
+            n_genes=len(genes),
+        )
+        if not expression.library_size.any():
+            raise ValueError(
+                f"Slide {name!r} of `adata` has no counts, all are zero: remove it, or read the layer that has counts."
+            )
+        coordinates = slide_coordinates(adata, grid_key)
+        sketch = spot_sketch(
+            adata.obs_names[observations],
+            expression.totals,
+            lambda chosen: count_rows(counts, observations[chosen]),
+            adata.var_names,
+            None if coordinates is None else coordinates[observations],
         )
         return cls(
             name=name,
-            expression=log_expression(counts[:, variables] @ place, library_size),
-            library_size=library_size,
+            expression=expression.in_memory() if in_memory else expression,
+            library_size=expression.library_size,
             raster=raster,
             layout=lattice.name,
             parity=int(facts["parity"]),
-            measured=measured,
+            measured=np.isin(np.arange(len(genes)), gene_of_variable[is_counted]),
             observation_index=np.asarray(observations),
             site_of_observation=site_of_observation,
             donor=donor,

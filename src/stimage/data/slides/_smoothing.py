@@ -48,34 +48,55 @@ def gaussian_mean(slide: Slide, values: np.ndarray, width: float) -> np.ndarray:
     >>> bool(np.allclose(sti.data.gaussian_mean(slide, np.ones((slide.n_sites, 2)), 1.5), 1))
     True
     """
-    if len(values) != slide.n_sites:
-        raise ValueError(
-            f"`values` has {len(values)} rows, the slide has {slide.n_sites} sites: one row for each is needed."
-        )
-    if not (np.isfinite(width) and width > 0):
-        raise ValueError(f"`width` must be positive and finite, found {width!r}.")
-    rows, cols = slide.site_index.T
-    shown = rows >= 0
-    # A raster in steps across, in which shifted rows have places of their own.
-    lattice, n_steps = slide.lattice, slide.lattice.steps_per_column
-    rows, cols = rows[shown], lattice.across(rows[shown], cols[shown], slide.parity)
-    spacing = (lattice.row_spacing, 1 / n_steps)
-    image = np.zeros((slide.shape[0], n_steps * slide.shape[1]), dtype=np.float64)
+    return GaussianMean(slide, width)(values)
 
-    def blurred(numbers: np.ndarray) -> np.ndarray:
-        image[rows, cols] = numbers[shown]
-        found = image
-        for axis, step in enumerate(spacing):
-            found = gaussian_filter1d(found, width / step, axis=axis, mode="constant", truncate=REACH)
-        return found[rows, cols]
 
-    weights = slide.active.astype(np.float64)
-    total = blurred(weights)
-    reached = total > 1e-9  # less is rounding
-    means = np.empty((slide.n_sites, values.shape[1]), dtype=np.float32)
-    for dimension in range(values.shape[1]):
-        own = weights * values[:, dimension]
-        column = np.full(slide.n_sites, own.sum() / max(weights.sum(), 1.0))
-        column[np.flatnonzero(shown)[reached]] = blurred(own)[reached] / total[reached]
-        means[:, dimension] = column
-    return means
+class GaussianMean:
+    """:func:`gaussian_mean` of one slide and width, for values that come in parts.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    width
+        Standard deviation of the Gaussian, in distances between neighbouring sites.
+    """
+
+    def __init__(self, slide: Slide, width: float) -> None:
+        if not (np.isfinite(width) and width > 0):
+            raise ValueError(f"`width` must be positive and finite, found {width!r}.")
+        rows, cols = slide.site_index.T
+        self._shown = rows >= 0
+        # A raster in steps across, in which shifted rows have places of their own.
+        lattice, n_steps = slide.lattice, slide.lattice.steps_per_column
+        rows, cols = rows[self._shown], lattice.across(rows[self._shown], cols[self._shown], slide.parity)
+        self._places = rows, cols
+        self._steps = [width / spacing for spacing in (lattice.row_spacing, 1 / n_steps)]
+        self._image = np.zeros((slide.shape[0], n_steps * slide.shape[1]), dtype=np.float64)
+        self._weights = slide.active.astype(np.float64)
+        total = self._blurred(self._weights)
+        reached = total > 1e-9  # less is rounding
+        self._reached, self._total = np.flatnonzero(self._shown)[reached], total[reached]
+        self._of_shown = reached
+
+    def __call__(self, values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Means of values (sites x dimensions), written to ``out`` if it is given, which may be ``values`` itself."""
+        n_sites = len(self._weights)
+        if len(values) != n_sites:
+            raise ValueError(
+                f"`values` has {len(values)} rows, the slide has {n_sites} sites: one row for each is needed."
+            )
+        means = np.empty((n_sites, values.shape[1]), dtype=np.float32) if out is None else out
+        for dimension in range(values.shape[1]):
+            own = self._weights * values[:, dimension]
+            column = np.full(n_sites, own.sum() / max(self._weights.sum(), 1.0))
+            column[self._reached] = self._blurred(own)[self._of_shown] / self._total
+            means[:, dimension] = column
+        return means
+
+    def _blurred(self, numbers: np.ndarray) -> np.ndarray:
+        self._image[self._places] = numbers[self._shown]
+        found = self._image
+        for axis, step in enumerate(self._steps):
+            found = gaussian_filter1d(found, step, axis=axis, mode="constant", truncate=REACH)
+        return found[self._places]

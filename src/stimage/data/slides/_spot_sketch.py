@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from stimage.data.slides._ensembl import ensembl_id
 SKETCH_SIZE = 64
 """Pairs of name and total count, and observations whose counts are sketched."""
 SKETCH_GENES = 96
-_N_JUDGED = 10_000  # observations that genes are chosen by
+_N_JUDGED = 10_000  # observations that genes are chosen by, and that are hashed together
 _COUNTS = "counts:"
 _HEADER = struct.Struct("<IHH")
 
@@ -75,7 +75,8 @@ class CountSketch:
 
 def spot_sketch(
     names: Iterable[str],
-    counts: sparse.csr_matrix,
+    totals: np.ndarray,
+    counts_of: Callable[[np.ndarray], sparse.csr_matrix],
     genes: Iterable[str],
     coordinates: np.ndarray | None = None,
 ) -> str:
@@ -91,8 +92,10 @@ def spot_sketch(
     ----------
     names
         Names of the observations.
-    counts
-        Counts (observations x genes) of all genes that the slide has.
+    totals
+        Counts of each observation over all genes that the slide has.
+    counts_of
+        Reads the counts of some observations (observations x genes) by their numbers.
     genes
         Names of the genes.
     coordinates
@@ -104,18 +107,20 @@ def spot_sketch(
         The smallest hashes in ascending order, 12 hexadecimal digits each, and the :class:`CountSketch`, separated by blanks.
     """
     names = np.asarray(list(names), dtype=object)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    pairs = sorted(spot_hashes(names, totals))[:SKETCH_SIZE]
+    pairs: list[str] = []
+    for start in range(0, len(names), _N_JUDGED):
+        part = slice(start, start + _N_JUDGED)
+        pairs = sorted({*pairs, *spot_hashes(names[part], totals[part])})[:SKETCH_SIZE]
     gene_hash, name_hash = gene_hashes(genes), name_hashes(names)
     judged = np.argsort(name_hash, kind="stable")[:_N_JUDGED]
-    chosen = np.sort(_telling_genes(counts[judged], gene_hash))
+    chosen = np.sort(_telling_genes(counts_of(judged), gene_hash))
     spots = _sampled_spots(name_hash, totals)
     sketch = CountSketch(
         n_observations=len(names),
         genes=gene_hash[chosen],
         names=name_hash[spots],
         coordinates=coordinate_hashes(coordinates, spots),
-        classes=count_classes(counts[spots][:, chosen].toarray(), gene_hash[chosen]),
+        classes=count_classes(counts_of(spots)[:, chosen].toarray(), gene_hash[chosen]),
     )
     return " ".join([*pairs, _COUNTS + sketch.to_text()])
 

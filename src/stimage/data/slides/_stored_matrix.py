@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from scipy import sparse
 
 from stimage.data.slides._expression import rescaled
-
-_BLOCK = 1 << 22
-"""Non-zero values read together where all rows are needed: 32 MB."""
+from stimage.data.slides._row_matrix import RowMatrix
 
 LARGEST_VALUE = 80.0
 """No logarithm of counts is larger, and its exponential is finite in single precision."""
@@ -20,7 +15,7 @@ LARGEST_VALUE = 80.0
 DATA_DTYPE, INDICES_DTYPE = np.dtype("<f4"), np.dtype("<i4")
 
 
-class StoredMatrix:
+class StoredMatrix(RowMatrix):
     """A CSR matrix of log1p counts in a file, whose rows are read on demand.
 
     The file is opened for each reading and never mapped: no descriptor stays open, memory does not grow with what was
@@ -51,9 +46,6 @@ class StoredMatrix:
     (4, 100)
     """
 
-    # numpy leaves `array @ matrix` to this class.
-    __array_ufunc__ = None
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -65,108 +57,12 @@ class StoredMatrix:
     ) -> None:
         # A training process may change its working directory.
         self.path = str(Path(path).absolute())
-        self.shape = (int(shape[0]), int(shape[1]))
-        self.indptr = np.ascontiguousarray(indptr, dtype=np.int64)
+        super().__init__(shape, indptr)
         self.data_offset = data_offset
         self.indices_offset = indices_offset
-        self.ratio = 1.0
 
     def __repr__(self) -> str:
         return f"StoredMatrix of {self.shape[0]} x {self.shape[1]} with {self.nnz} values in {self.path!r}"
-
-    @property
-    def nnz(self) -> int:
-        """Number of stored values."""
-        return int(self.indptr[-1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values: float32."""
-        return np.dtype(np.float32)
-
-    def rescaled(self, ratio: float) -> Self:
-        """The same matrix for another ``target_sum``; values are converted as they are read.
-
-        Parameters
-        ----------
-        ratio
-            New ``target_sum`` over the old one.
-
-        Returns
-        -------
-        StoredMatrix
-            Reads ``log1p(expm1(x) * ratio)`` where this one reads ``x``.
-        """
-        other = copy.copy(self)
-        other.ratio = self.ratio * ratio
-        return other
-
-    def __getitem__(self, rows: np.ndarray | slice) -> sparse.csr_matrix:
-        """Read rows, by their numbers (in any order, also repeated), a boolean mask or a slice."""
-        rows = self._row_numbers(rows)
-        if (np.diff(rows) <= 0).any():
-            ordered, place = np.unique(rows, return_inverse=True)
-            return self._read(ordered)[place]
-        return self._read(rows)
-
-    def row_blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
-        """Go through rows a block at a time, so that memory stays bounded.
-
-        Parameters
-        ----------
-        rows
-            Row numbers or a boolean mask; all rows by default.
-
-        Yields
-        ------
-        tuple
-            Numbers of the rows of a block, in the order asked for, and the block.
-        """
-        rows = self._row_numbers(slice(None) if rows is None else rows)
-        ends = np.cumsum(self.indptr[rows + 1] - self.indptr[rows])
-        start = 0
-        while start < len(rows):
-            before = ends[start - 1] if start else 0
-            stop = max(int(np.searchsorted(ends, before + _BLOCK, side="right")), start + 1)
-            yield rows[start:stop], self[rows[start:stop]]
-            start = stop
-
-    def __matmul__(self, right: np.ndarray) -> np.ndarray:
-        """Product with a dense matrix (genes x columns) or vector, block by block."""
-        right = np.asarray(right)
-        product = np.empty((self.shape[0], *right.shape[1:]), dtype=np.result_type(self.dtype, right.dtype))
-        for rows, block in self.row_blocks():
-            product[rows] = block @ right
-        return product
-
-    def __rmatmul__(self, left: sparse.spmatrix) -> sparse.csr_matrix:
-        """Product of a sparse matrix (any x sites) with this one; only rows that it weighs are read."""
-        if not sparse.issparse(left):
-            return NotImplemented
-        left = left.tocsc()
-        product = sparse.csr_matrix((left.shape[0], self.shape[1]), dtype=np.result_type(self.dtype, left.dtype))
-        for rows, block in self.row_blocks(np.flatnonzero(np.diff(left.indptr))):
-            product = product + left[:, rows] @ block
-        return product
-
-    def _row_numbers(self, rows: np.ndarray | slice) -> np.ndarray:
-        n_rows = self.shape[0]
-        if isinstance(rows, slice):
-            return np.arange(n_rows)[rows]
-        rows = np.atleast_1d(np.asarray(rows))
-        if rows.ndim > 1 or rows.dtype.kind not in "biu":
-            # An empty list has no type of its own.
-            if rows.shape != (0,):
-                raise TypeError(f"Rows must be integers, a boolean mask or a slice, found {rows.ndim}-d {rows.dtype}.")
-            rows = rows.astype(np.int64)
-        if rows.dtype.kind == "b":
-            if len(rows) != n_rows:
-                raise IndexError(f"A mask over {len(rows)} rows cannot choose among {n_rows}.")
-            return np.flatnonzero(rows)
-        rows = rows.astype(np.int64, copy=False)
-        if len(rows) and (rows.min() < -n_rows or rows.max() >= n_rows):
-            raise IndexError(f"Rows {rows.min()} to {rows.max()} were asked for, there are {n_rows}.")
-        return np.where(rows < 0, rows + n_rows, rows)
 
     def _read(self, rows: np.ndarray) -> sparse.csr_matrix:
         """Read rows in ascending order, each run of adjacent ones at once."""

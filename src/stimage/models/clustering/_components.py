@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ROWS_AT_A_TIME = 65_536
+from stimage.models.clustering._blocks import row_blocks
 
 
 def components(embedding: np.ndarray, n_components: int) -> np.ndarray:
@@ -24,8 +24,8 @@ def components(embedding: np.ndarray, n_components: int) -> np.ndarray:
         Components (observations x components), float32, of total variance 1; zeros where all vectors are alike.
     """
     n, dim = embedding.shape
-    blocks = [slice(start, start + ROWS_AT_A_TIME) for start in range(0, n, ROWS_AT_A_TIME)]
-    mean = sum(embedding[block].sum(axis=0, dtype=np.float64) for block in blocks) / n
+    blocks = list(row_blocks(n))
+    mean = sum(embedding[block].astype(np.float64).sum(axis=0) for block in blocks) / n
     # Very large or small vectors would lose their digits in squares.
     largest = max(float(np.abs(embedding[block] - mean).max(initial=0.0)) for block in blocks) or 1.0
     covariance = np.zeros((dim, dim))

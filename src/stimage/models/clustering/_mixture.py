@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from stimage.models.clustering._blocks import row_blocks
 from stimage.models.clustering._kmeans import MOST_OBSERVATIONS, sample
 
 N_STARTS = 10
@@ -18,4 +19,4 @@ def mixture(vectors: np.ndarray, n_domains: int, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = GaussianMixture(n_domains, covariance_type="tied", n_init=N_STARTS, random_state=seed).fit(fitted)
-    return found.predict(vectors)
+    return np.concatenate([found.predict(vectors[block]) for block in row_blocks(len(vectors))])

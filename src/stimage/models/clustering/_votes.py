@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stimage.models.clustering._blocks import row_blocks
+
 
 def voted(labels: np.ndarray, positions: np.ndarray, slides: np.ndarray, n_neighbors: int) -> np.ndarray:
     """Domains after a vote of each observation and its nearest neighbours on the same slide; a tie changes nothing.
@@ -24,11 +26,16 @@ def voted(labels: np.ndarray, positions: np.ndarray, slides: np.ndarray, n_neigh
         Domain of each observation.
     """
     result = labels.copy()
+    n_domains = int(labels.max()) + 1
     for name in np.unique(slides):
         rows = np.flatnonzero(slides == name)
-        _, near = cKDTree(positions[rows]).query(positions[rows], k=np.arange(1, min(n_neighbors + 1, len(rows)) + 1))
-        votes = np.zeros((len(rows), labels.max() + 1))
-        np.add.at(votes, (np.repeat(np.arange(len(rows)), near.shape[1]), labels[rows][near].ravel()), 1.0)
-        votes[np.arange(len(rows)), labels[rows]] += 0.5
-        result[rows] = votes.argmax(axis=1)
+        own, tree = labels[rows], cKDTree(positions[rows])
+        nearest = np.arange(1, min(n_neighbors + 1, len(rows)) + 1)
+        for block in row_blocks(len(rows)):
+            _, near = tree.query(positions[rows[block]], k=nearest)
+            voters = np.arange(len(near))
+            ballots = voters[:, None] * n_domains + own[near]
+            votes = np.bincount(ballots.ravel(), minlength=len(near) * n_domains).reshape(-1, n_domains).astype(float)
+            votes[voters, own[block]] += 0.5
+            result[rows[block]] = votes.argmax(axis=1)
     return result

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
 
-from stimage.data import Slide, gaussian_mean
+from stimage.data import Slide
+from stimage.data.slides._smoothing import GaussianMean
 from stimage.models.embedding._codes import NicheCodes
 
 WIDTHS = (1.0, 2.2)
@@ -19,6 +20,8 @@ SQUARE = 32
 """Rows and columns of the squares that a fit is on: of a large slide, only some squares and what is around them are read."""
 WEIGHT = 0.5
 """Of the predictions of a model: at more weight they also separate donors."""
+SITES_AT_A_TIME = 65_536
+"""Sites whose posteriors, four times as wide as their codes, are held together."""
 MARGIN = 8
 """Sites around a square that are read with it, more than the Gaussians of its surroundings reach with any weight."""
 
@@ -82,14 +85,17 @@ class Readout:
             The readout.
         """
         readout = cls(np.ascontiguousarray(axes), np.ones(2, dtype=np.float32), NicheCodes({}))
-        parts = [readout._surroundings(slide, part) for slide, part in zip(slides, predicted, strict=True)]
-        near = np.concatenate([part[chosen] for (_, part), chosen in zip(parts, sites, strict=True)])
-        readout.codes = NicheCodes.fit(near, seed=seed)
-        context = [part[chosen] for (part, _), chosen in zip(parts, sites, strict=True)]
-        codes = [
-            readout._codes(slide, part)[chosen] for slide, (_, part), chosen in zip(slides, parts, sites, strict=True)
-        ]
-        spreads = [float(np.sqrt(np.concatenate(part).var(axis=0).sum())) for part in (context, codes)]
+        shown = [_shown(*part) for part in zip(slides, sites, predicted, strict=True)]
+        contexts, nears = [], []
+        for slide, chosen, part in shown:
+            own = readout.components(slide)
+            added = _added(slide, own, part)
+            contexts.append(_context(slide, own, added)[chosen])
+            nears.append(_near(slide, own, added))
+        chosen_near = [near[chosen] for near, (_, chosen, _) in zip(nears, shown, strict=True)]
+        readout.codes = NicheCodes.fit(np.concatenate(chosen_near), seed=seed)
+        codes = [readout._codes(slide, near)[chosen] for near, (slide, chosen, _) in zip(nears, shown, strict=True)]
+        spreads = [float(np.sqrt(np.concatenate(part).var(axis=0).sum())) for part in (contexts, codes)]
         readout.scales = np.array([spread or 1.0 for spread in spreads], dtype=np.float32)
         return readout
 
@@ -108,9 +114,17 @@ class Readout:
         numpy.ndarray
             Embedding (sites x (components + codes)), float32.
         """
-        context, near = self._surroundings(slide, predicted)
-        codes = self._codes(slide, near)
-        return np.hstack([context / self.scales[0], CODE_WEIGHT * codes / self.scales[1]]).astype(np.float32)
+        own = self.components(slide)
+        added = _added(slide, own, predicted)
+        # Whole slides have room for few arrays: each takes the place of what it is made of.
+        vectors = np.empty((slide.n_sites, self.n_dimensions), dtype=np.float32)
+        context, codes = np.split(vectors, [own.shape[1]], axis=1)
+        _context(slide, own, added, out=context)
+        context /= self.scales[0]
+        self._codes(slide, _near(slide, own, added), out=codes)
+        codes *= np.float32(CODE_WEIGHT)
+        codes /= self.scales[1]
+        return vectors
 
     @property
     def n_dimensions(self) -> int:
@@ -133,18 +147,40 @@ class Readout:
         codes = {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
         return cls(tensors["axes"], tensors["scales"], NicheCodes(codes))
 
-    def _surroundings(self, slide: Slide, predicted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Contexts of sites, and what their codes are of (sites x components)."""
-        own = self.components(slide)
-        context = sum(gaussian_mean(slide, own, width) for width in WIDTHS) / len(WIDTHS)
-        near = gaussian_mean(slide, own, CODE_WIDTH)
-        if predicted is None:
-            return context, near
-        added = np.float32(WEIGHT * slope(slide, own, predicted)) * predicted
-        return context + added, near + added
+    def _codes(self, slide: Slide, near: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        codes = np.empty((slide.n_sites, self.codes.n_codes), dtype=np.float32) if out is None else out
+        for start in range(0, slide.n_sites, SITES_AT_A_TIME):
+            part = slice(start, start + SITES_AT_A_TIME)
+            codes[part] = self.codes(near[part])
+        return GaussianMean(slide, CODE_WIDTH)(codes, out=codes)
 
-    def _codes(self, slide: Slide, near: np.ndarray) -> np.ndarray:
-        return gaussian_mean(slide, self.codes(near), CODE_WIDTH)
+
+def _added(slide: Slide, own: np.ndarray, predicted: np.ndarray | None) -> np.ndarray | None:
+    """What predictions add to the surroundings of sites (sites x components)."""
+    return None if predicted is None else np.float32(WEIGHT * slope(slide, own, predicted)) * predicted
+
+
+def _context(
+    slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Contexts of sites (sites x components)."""
+    first, *others = [GaussianMean(slide, width) for width in WIDTHS]
+    context = first(own, out=out)
+    for dimension in range(own.shape[1]):
+        column = own[:, dimension : dimension + 1]
+        context[:, dimension] += sum(mean(column) for mean in others)[:, 0]
+    context /= len(WIDTHS)
+    if added is not None:
+        context += added
+    return context
+
+
+def _near(slide: Slide, own: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+    """What codes of sites are of (sites x components), in the place of their own components."""
+    near = GaussianMean(slide, CODE_WIDTH)(own, out=own)
+    if added is not None:
+        near += added
+    return near
 
 
 def components_of(slide: Slide, axes: np.ndarray) -> np.ndarray:
@@ -152,7 +188,8 @@ def components_of(slide: Slide, axes: np.ndarray) -> np.ndarray:
     components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
     for sites, block in _blocks(slide):
         components[sites] = block @ axes
-    return components - slide.gene_mean @ axes
+    components -= slide.gene_mean @ axes
+    return components
 
 
 def slope(slide: Slide, own: np.ndarray, predicted: np.ndarray) -> float:
@@ -210,6 +247,29 @@ def _around(slide: Slide, sites: np.ndarray) -> Slide:
         shown[rows, cols] = True
     # Nothing else of the slide is read but its mean, which stays.
     return slide.restrict(shown, centre=slide.gene_mean)
+
+
+def _shown(
+    slide: Slide, sites: np.ndarray, predicted: np.ndarray | None
+) -> tuple[Slide, np.ndarray, np.ndarray | None]:
+    """The sites of a slide that its raster shows as a slide of their own, with the new numbers of some of them."""
+    kept = np.zeros(slide.n_sites, dtype=bool)
+    kept[slide.raster[slide.raster >= 0]] = True
+    if kept.all():
+        return slide, sites, predicted
+    # Entry -1 of the numbers is that of no tissue.
+    number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
+    of_kept = kept[slide.site_of_observation]
+    part = replace(
+        slide,
+        expression=slide.expression[kept],
+        library_size=slide.library_size[kept],
+        raster=number[slide.raster].astype(np.int32),
+        observation_index=slide.observation_index[of_kept],
+        site_of_observation=number[slide.site_of_observation[of_kept]],
+        centre=slide.gene_mean,
+    )
+    return part, number[sites], None if predicted is None else predicted[kept]
 
 
 def _blocks(slide: Slide) -> Iterator[tuple[Any, sparse.csr_matrix]]:

@@ -13,6 +13,7 @@ from stimage._libraries import library_name
 from stimage._validate import (
     check_anndata,
     check_choice,
+    check_copy,
     check_key_added,
     check_size,
     check_spatial,
@@ -158,6 +159,7 @@ def compact_grid(
     Spatial Transcriptomics as Images for Large-Scale Pretraining, Eq. 5.
     """
     check_anndata(adata)
+    check_copy(adata, copy)
     check_choice("layout", layout, ("auto", *LATTICES))
     check_text("spatial_key", spatial_key)
     _check_bin_size(layout, bin_size)

@@ -138,8 +138,8 @@ def _nearest_free(
             f"{len(repeated)} observations have the position of another, on a {layout} lattice of pitch {pitch:.4g}",
             repeated,
         )
-    taken = {tuple(site) for site in sites[owner].tolist()}
-    sites = sites.copy()
+    taken = {tuple(site) for site in sites[owner].tolist()} if len(shared) else set()
+    sites = sites.copy() if len(shared) else sites
     around = np.stack(np.meshgrid([-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], indexing="ij"), axis=-1).reshape(-1, 2)
     for one in shared:
         near = sites[one] + around
