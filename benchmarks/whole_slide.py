@@ -175,8 +175,9 @@ def embed_with_model(folder: Path, arguments: argparse.Namespace) -> dict[str, f
 
 
 def find_domains(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    import stimage as sti
     from sklearn.metrics import adjusted_rand_score
+
+    import stimage as sti
 
     adata = opened(folder)
     adata.obsm["X_stimage"] = np.load(folder / "closed.npy")
@@ -259,7 +260,9 @@ def measure(side: int, steps_done: list[str], **sizes: int) -> dict[str, object]
                 sys.exit(f"{step!r} failed:\n{done.stderr[-3000:]}")
             table[step] = json.loads(done.stdout.splitlines()[-1])
             print(f"{side**2:>8,} sites, {step:28} {table[step]}", flush=True)
-        size = sum(part.stat().st_size for part in Path(folder).rglob("*") if part.is_file() and "warm" not in part.parts)
+        size = sum(
+            part.stat().st_size for part in Path(folder).rglob("*") if part.is_file() and "warm" not in part.parts
+        )
     return {"sites": side**2, "disk_megabytes": round(size / 1e6, 1), "steps": table}
 
 
@@ -268,7 +271,9 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("docs/results/whole_slide.json"))
     parser.add_argument("--sides", type=int, nargs="+", default=[265, 837], help="sites along the slides")
-    parser.add_argument("--embed-with-model", action="store_true", help="as benchmarks/embedding.py: a millisecond a site")
+    parser.add_argument(
+        "--embed-with-model", action="store_true", help="as benchmarks/embedding.py: a millisecond a site"
+    )
     for name, default in {"genes": 18_000, "pool": 2000, "steps": 300}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, kind in {"step": str, "folder": Path, "side": int}.items():
