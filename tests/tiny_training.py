@@ -139,10 +139,10 @@ def main(directory: Path) -> None:
     whole = train(tiny_model(corpus=tiny_corpus(1), masking="site"), **options)
     whole.save(directory / "saved")
     (directory / f"readout{rank}.txt").write_text(whole.model_id)
-    slide, options = tiny_corpus(1)[0], {"tile_size": 6, "batch_size": 2, "seed": 0}
+    slide, tiling = tiny_corpus(1)[0], {"tile_size": 6, "batch_size": 2, "seed": 0}
     np.save(
         directory / f"predicted{rank}.npy",
-        [predicted_components(whole.module, slide, np.eye(20), **options, shared=shared) for shared in (True, False)],
+        [predicted_components(whole.module, slide, np.eye(20), **tiling, shared=shared) for shared in (True, False)],
     )
     try:
         train(tiny_model(), batch_size=1, **options)

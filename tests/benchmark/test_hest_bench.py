@@ -168,7 +168,7 @@ def test_an_aligner(root, tmp_path):
         "max_epochs": 4,
         "model_kwargs": {"config": TINY, "cache_dir": tmp_path},
         "plan_kwargs": {"learning_rate": 1e-3},
-        "trainer_kwargs": QUIET,
+        **QUIET,
     }
     records = hest_bench(root / "PRAD", predictors={"aligner": aligner_predictor(**options)}, targets="normalised")
     scores = records.set_index("method")

@@ -285,7 +285,7 @@ def after_prediction(adata, tmp_path, **options):
         max_epochs=1,
         image_dir=options.get("image_dir"),
         model_kwargs={"config": TINY, "cache_dir": tmp_path},
-        trainer_kwargs=QUIET,
+        **QUIET,
     )
     sti.tl.predict_expression(adata, aligner, **options)
     figure = sti.pl.alignment(adata, aligner=aligner, queries=adata.obs_names[[3, 90]], n_neighbors=3, **options)

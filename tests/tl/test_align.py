@@ -106,7 +106,9 @@ def test_defaults_are_those_of_the_model():
             {"trainer_kwargs": {"negative": "batch"}},
             "`trainer_kwargs` has no option 'negative'; did you mean 'negatives'",
         ),
-        ({"trainer_kwargs": {"acelerator": "cpu"}}, "`trainer_kwargs`.*did you mean 'accelerator'"),
+        ({"trainer_kwargs": {"num_worker": 1}}, "`trainer_kwargs`.*did you mean 'num_workers'"),
+        ({"trainer_kwargs": {"accelerator": "cpu"}}, "`trainer_kwargs`.*'accelerator'.*parameter of its own"),
+        ({"trainer_kwargs": {"devices": 1}}, "`trainer_kwargs` has no option 'devices'"),
     ],
 )
 def test_misspelt_options(stained, options, message):

@@ -163,3 +163,16 @@ def test_tensors_keep_every_digit():
 )
 def test_parts_that_do_not_fit_have_no_shape(change):
     assert ExpressionHead.from_tensors({**ExpressionHead.fit(*slides([9, 9])).tensors(), **change}).shape == (0, 0)
+
+
+def test_spots_of_the_fit(monkeypatch):
+    from stimage.models.alignment import _prediction
+
+    measured = [np.arange(40) % 4 > 0, np.zeros(5, dtype=bool), np.ones(70, dtype=bool)]
+    for spots, of_slide in zip(_prediction.head_spots(measured), measured, strict=True):
+        np.testing.assert_array_equal(spots, np.flatnonzero(of_slide))
+    monkeypatch.setattr(_prediction, "MOST_SPOTS", 30)
+    some = _prediction.head_spots(measured)
+    assert sum(map(len, some)) == 30 and len(some[0]) > 0 and len(some[1]) == 0
+    for spots, of_slide in zip(some, measured, strict=True):
+        assert of_slide[spots].all() and (np.diff(spots) > 0).all()

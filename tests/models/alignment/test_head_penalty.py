@@ -50,7 +50,7 @@ def model_of(sections):
 def trained(model, module, slides):
     """Train a module as the model's own is trained."""
     options = {"optimizer": model.optimizer, "batch_size": 32, "negatives": "slide", "num_workers": 0}
-    train_aligner(module, slides, **options, trainer=TRAINER, seed=model.seed)
+    return train_aligner(module, slides, **options, trainer=TRAINER, seed=model.seed)
 
 
 def refitted(sections):
@@ -60,9 +60,10 @@ def refitted(sections):
     model = model_of(sections)
 
     def train(module, slides):
-        trained(model, module, slides)
+        fitted = trained(model, module, slides)
         names = tuple(slide.slide.name for slide in slides)
         weights[names] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        return fitted
 
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     penalty = unseen_penalty(model.paired.slides, model._started, train, niches=True)

@@ -138,9 +138,12 @@ class AlignmentDataModule(lightning.LightningDataModule):
         )
 
 
-def in_order(slides: list[PairedSlide], batch_size: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-    """All spots of all slides, batch after batch in their order, each with the number of its slide."""
+def in_order(
+    slides: list[PairedSlide], batch_size: int, chosen: list[np.ndarray] | None = None
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """All spots of all slides, or those chosen of each, batch after batch in their order, with the number of the slide."""
     for number, slide in enumerate(slides):
-        for start in range(0, slide.n_spots, batch_size):
-            spots = np.arange(start, min(start + batch_size, slide.n_spots))
+        of_slide = np.arange(slide.n_spots) if chosen is None else chosen[number]
+        for start in range(0, len(of_slide), batch_size):
+            spots = of_slide[start : start + batch_size]
             yield number, {name: torch.from_numpy(values) for name, values in slide.batch(spots).items()}

@@ -175,14 +175,19 @@ def asked_vectors(modality: Any, level: Any, *, niches: bool, images: bool) -> t
 
 @torch.no_grad()
 def vectors(
-    module: SpotNicheAligner, slides: list[PairedSlide], modality: Modality, level: Level = "spot"
+    module: SpotNicheAligner,
+    slides: list[PairedSlide],
+    modality: Modality,
+    level: Level = "spot",
+    *,
+    chosen: list[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Vectors of the spots of slides, slide after slide (spots x dimensions), float32."""
+    """Vectors of the spots of slides, or of those chosen of each, slide after slide (spots x dimensions), float32."""
     module.eval()
     levels = levels_of(True) if level == "both" else (level,)
     device = place_of(module)
     rows = []
-    for _, batch in in_order(slides, _BATCH_SIZE):
+    for _, batch in in_order(slides, _BATCH_SIZE, chosen):
         batch = AlignmentBatch(**{name: values.to(device) for name, values in batch.items()})
         parts = [module.embed(batch, each, modality) for each in levels]
         rows.append(to_numpy(torch.cat([part.float() for part in parts], dim=1)))

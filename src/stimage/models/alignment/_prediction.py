@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stimage.models._stalign import STAlign
 
 PredictionMethod = Literal["regression", "retrieval"]
+MOST_SPOTS = 50_000
+"""Spots that the regression of expression is fitted on: of a few hundred inputs, more say nothing new."""
 Predictor = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Expression (spots x genes) from image vectors by level (spots x dimensions)."""
 
@@ -41,17 +43,34 @@ def n_head_inputs(config: AlignerConfig, *, niches: bool) -> int:
     return config.dim * len(levels_of(niches))
 
 
-def image_vectors(module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool) -> dict[str, np.ndarray]:
-    """Image vectors of the spots of slides by level (spots x dimensions)."""
-    return {level: vectors(module, slides, "image", level) for level in levels_of(niches)}
+def image_vectors(
+    module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool, chosen: list[np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Image vectors of the spots of slides, or of those chosen of each, by level (spots x dimensions)."""
+    return {level: vectors(module, slides, "image", level, chosen=chosen) for level in levels_of(niches)}
 
 
 def head_pairs(module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool) -> Parts:
-    """What the regression is fitted on: its inputs and the expression of the measured spots of each slide."""
-    return [
-        (_side_by_side(image_vectors(module, [slide], niches=niches))[slide.measured], _expression([slide]))
-        for slide in slides
-    ]
+    """What the regression is fitted on: its inputs and the expression of measured spots of each slide."""
+    pairs = []
+    for slide, spots in zip(slides, head_spots([slide.measured for slide in slides]), strict=True):
+        if len(spots):
+            found = _side_by_side(image_vectors(module, [slide], niches=niches, chosen=[spots]))
+        else:
+            found = np.zeros((0, n_head_inputs(module.config, niches=niches)), dtype=np.float32)
+        pairs.append((found, slide.slide.expression[slide.slide.site_of_observation[spots]].toarray()))
+    return pairs
+
+
+def head_spots(measured: list[np.ndarray]) -> list[np.ndarray]:
+    """Measured spots of each slide that the regression is fitted on: all, or a random part of more than 50,000."""
+    slides = [np.flatnonzero(of_slide) for of_slide in measured]
+    ends = np.cumsum([len(spots) for spots in slides])
+    if ends[-1] <= MOST_SPOTS:
+        return slides
+    kept = np.zeros(ends[-1], dtype=bool)
+    kept[np.random.default_rng(0).permutation(ends[-1])[:MOST_SPOTS]] = True
+    return [spots[part] for spots, part in zip(slides, np.split(kept, ends[:-1]), strict=True)]
 
 
 def fit_head(
