@@ -259,7 +259,9 @@ def measure(side: int, **sizes: int) -> dict[str, object]:
                 sys.exit(f"{step!r} failed:\n{done.stderr[-3000:]}")
             table[step] = json.loads(done.stdout.splitlines()[-1])
             print(f"{side**2:>8,} sites, {step:28} {table[step]}", flush=True)
-        size = sum(part.stat().st_size for part in Path(folder).rglob("*") if part.is_file() and "warm" not in part.parts)
+        size = sum(
+            part.stat().st_size for part in Path(folder).rglob("*") if part.is_file() and "warm" not in part.parts
+        )
     return {"sites": side**2, "disk_megabytes": round(size / 1e6, 1), "steps": table}
 
 

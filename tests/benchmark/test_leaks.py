@@ -44,7 +44,9 @@ def slide_of(adata, name):
 
 def note_of(slide):
     """What a manifest says of a slide."""
-    sketch = spot_sketch(slide.names, slide.counts.sum(axis=1).A1, slide.counts.__getitem__, slide.genes, slide.coordinates)
+    sketch = spot_sketch(
+        slide.names, slide.counts.sum(axis=1).A1, slide.counts.__getitem__, slide.genes, slide.coordinates
+    )
     return {"name": slide.name, "counts_sha256": "of the training slide", "donor": "", "spot_sketch": sketch}
 
 

@@ -160,9 +160,7 @@ def _added(slide: Slide, own: np.ndarray, predicted: np.ndarray | None) -> np.nd
     return None if predicted is None else np.float32(WEIGHT * slope(slide, own, predicted)) * predicted
 
 
-def _context(
-    slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray | None = None
-) -> np.ndarray:
+def _context(slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray | None = None) -> np.ndarray:
     """Contexts of sites (sites x components)."""
     first, *others = [GaussianMean(slide, width) for width in WIDTHS]
     context = first(own, out=out)
