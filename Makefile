@@ -60,7 +60,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/alignment.py --data $(DATA)
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/simulated_tissue.py --data $(DATA)
-	for benchmark in sampling training_step corpus embedding reconstruction memory uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in sampling training_step corpus embedding reconstruction memory whole_slide uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	$(BIN)/python benchmarks/_tables.py
 
 benchmarks-short: $(VENV)/.test

@@ -141,6 +141,23 @@ def memory() -> str:
     return table(["kB per observation", *(f"{int(size):,} observations" for size in sizes)], body)
 
 
+def whole_slide() -> str:
+    found = read("whole_slide")
+    small, large = found["slides"]
+    header = ["step"]
+    for slide in (small, large):
+        header += [f"{slide['sites']:,} sites", "peak memory"]
+    body = []
+    for step in large["steps"]:
+        cells = [step]
+        for slide in (small, large):
+            part = slide["steps"][step]
+            cells += [f"{part['processor_seconds']:.0f} s", f"{part['peak_megabytes'] / 1e3:.1f} GB"]
+        ratio = found["per_site"].get(step)
+        body.append([*cells, "–" if ratio is None else f"{ratio['ratio']:.2f}"])
+    return table([*header, "cost per site, large over small"], body)
+
+
 TABLES = {
     "reconstruction": reconstruction,
     "sampling": sampling,
@@ -149,4 +166,5 @@ TABLES = {
     "corpus build": corpus_build,
     "embedding": embedding,
     "memory": memory,
+    "whole slide": whole_slide,
 }

@@ -175,9 +175,8 @@ def embed_with_model(folder: Path, arguments: argparse.Namespace) -> dict[str, f
 
 
 def find_domains(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    from sklearn.metrics import adjusted_rand_score
-
     import stimage as sti
+    from sklearn.metrics import adjusted_rand_score
 
     adata = opened(folder)
     adata.obsm["X_stimage"] = np.load(folder / "closed.npy")
@@ -249,10 +248,10 @@ def short() -> None:
             print(f"{name:28} {time.perf_counter() - start:6.2f} s {found}", flush=True)
 
 
-def measure(side: int, steps_done: list[str], **sizes: int) -> dict[str, object]:
+def measure(side: int, **sizes: int) -> dict[str, object]:
     table = {}
     with tempfile.TemporaryDirectory(prefix="stimage_whole_slide_") as folder:
-        for step in steps_done:
+        for step in STEPS:
             command = [sys.executable, __file__, "--step", step, "--folder", folder]
             command += [f"--{name}={value}" for name, value in {"side": side, **sizes}.items()]
             done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
@@ -271,9 +270,6 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("docs/results/whole_slide.json"))
     parser.add_argument("--sides", type=int, nargs="+", default=[265, 837], help="sites along the slides")
-    parser.add_argument(
-        "--embed-with-model", action="store_true", help="as benchmarks/embedding.py: a millisecond a site"
-    )
     for name, default in {"genes": 18_000, "pool": 2000, "steps": 300}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, kind in {"step": str, "folder": Path, "side": int}.items():
@@ -286,12 +282,10 @@ def main() -> None:
     if arguments.short:
         short()
         return
-    without = [] if arguments.embed_with_model else ["embedding, trained model"]
-    steps = [step for step in STEPS if step not in without]
-    slides = [measure(side, steps, **sizes) for side in arguments.sides]
+    slides = [measure(side, **sizes) for side in arguments.sides]
     small, large = slides[0], slides[-1]
     per_site = {}
-    for step in steps:
+    for step in STEPS:
         if step == "pretraining":  # as many windows of either slide
             continue
         cost = [1e6 * slide["steps"][step]["processor_seconds"] / slide["sites"] for slide in (small, large)]

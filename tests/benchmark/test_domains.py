@@ -1,6 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
+from scipy.spatial.distance import pdist
 from sklearn.metrics import adjusted_rand_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -199,3 +201,16 @@ def test_baselines_are_centred_and_stay_within_slides(tissue):
     sides = [table["PCA-30, mean of 7"], table["PCA-30, mean of 37"]]
     np.testing.assert_array_equal(table["PCA-30, mean of 7 beside 37"], np.hstack(sides))
     np.testing.assert_array_equal(table["coordinates only"], facts["positions"])
+
+
+def test_baselines_of_many_spots_are_the_same_without_dense_expression(tissue, monkeypatch):
+    facts, _ = tissue
+    rng = np.random.default_rng(0)
+    expression = sparse.csr_matrix(rng.gamma(1, 1, (675, 50)) * (rng.random((675, 50)) < 0.3))
+    few = embedding_baselines(expression, facts["slides"], facts["positions"])
+    monkeypatch.setattr("stimage.benchmark.baselines._embedding.MOST_DENSE", 100)
+    monkeypatch.setattr("stimage.benchmark.baselines._embedding._SPOTS_AT_A_TIME", 37)
+    many = embedding_baselines(expression, facts["slides"], facts["positions"])
+    assert set(few) - set(many) == {"raw expression"}
+    for name in many:
+        np.testing.assert_allclose(pdist(many[name]), pdist(few[name]), rtol=1e-3, atol=1e-4)

@@ -147,6 +147,22 @@ def test_palette_can_be_told_apart_without_red_or_green_cones():
         assert distance.min() > 5  # twice the just noticeable difference of 2.3
 
 
+@pytest.mark.parametrize("image", [False, True])
+def test_many_observations_look_the_same(tissue, tmp_path, monkeypatch, image):
+    if image:
+        with_image(tissue)
+    pictures = []
+    for most in (10_000, 1):
+        monkeypatch.setattr("stimage.pl._domains._MANY", most)
+        sti.pl.domains(tissue, color="domain", save=tmp_path / f"{most}.png")
+        pictures.append(imread(tmp_path / f"{most}.png"))
+    assert pictures[0].shape == pictures[1].shape
+    # Circles are drawn in another way, so that their edges are smoothed a little differently.
+    different = np.abs(pictures[0] - pictures[1]).max(axis=2)
+    assert (different > 0.3).mean() < 0.01
+    assert different.mean() < 0.02
+
+
 def test_many_categories(tissue):
     tissue.obs["label"] = [f"c{i % 45}" for i in range(tissue.n_obs)]
     figure = sti.pl.domains(tissue, color="label")

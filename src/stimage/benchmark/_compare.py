@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from stimage import _keys, _validate
+from stimage._count_rows import row_blocks
+from stimage._counts import stored_matrix
 from stimage.benchmark._domains import CLUSTERING_METRICS, HEADS, Head, Protocol, annotation, evaluate_domains
 from stimage.benchmark._leaks import EvaluatedSlide, find_leaks
 from stimage.benchmark._report import Report
@@ -50,6 +52,8 @@ def compare(
     allow_leak: bool = False,
 ) -> Report:
     """Compare embeddings in AnnData, of any origin, with each other and with the baselines; see :func:`evaluate_domains`.
+
+    Baselines are those of :func:`embedding_baselines`: of more than 50,000 observations raw expression is none of them.
 
     Parameters
     ----------
@@ -109,7 +113,7 @@ def compare(
     for adata in adatas:
         check_setup(adata, setup)
         _validate.check_obs_key(adata, label_key, "label_key")
-    corpus = corpus_of(adatas, n_pool_genes=n_pool_genes, setup=setup)
+    corpus = corpus_of(adatas, n_pool_genes=n_pool_genes, setup=setup, in_memory=False)
     sources = [adatas[number] for number in corpus.source]
     embeddings = {key: _embedding(sources, corpus.slides, key) for key in use_rep}
 
@@ -216,10 +220,9 @@ def _baselines(slides: list[Slide], seed: int) -> dict[str, np.ndarray]:
     slides = [slide.to_target_sum(TARGET_SUM) for slide in slides]
     names = np.repeat([slide.name for slide in slides], [slide.n_sites for slide in slides])
     positions = [site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity) for slide in slides]
-    # Baselines see all slides together, also those that are on disk.
-    matrices = [slide.expression for slide in slides]
-    matrices = [part if sparse.issparse(part) else part[:] for part in matrices]
-    expression = sparse.vstack(matrices, format="csr")
+    # Baselines see all slides together.
+    matrices = [slide.expression.in_memory() for slide in slides]
+    expression = matrices[0] if len(matrices) == 1 else sparse.vstack(matrices, format="csr")
     starts = np.cumsum([0, *(slide.n_sites for slide in slides[:-1])])
     site = np.concatenate([start + slide.site_of_observation for start, slide in zip(starts, slides, strict=True)])
     table = embedding_baselines(expression, names, np.concatenate(positions), seed=seed)
@@ -276,19 +279,26 @@ def _test_slide(adata: AnnData, slide: Slide, layer: str | None, grid_key: str) 
         donor=slide.donor,
         counts_sha256=library_size_hash(slide),
         names=adata.obs_names[slide.observation_index].to_numpy(),
-        counts=sparse.csr_matrix(counts[slide.observation_index]),
+        counts=_rows(counts, slide.observation_index),
         genes=adata.var_names.to_numpy(),
         coordinates=None if coordinates is None else coordinates[slide.observation_index],
     )
 
 
+def _rows(counts: Any, observations: np.ndarray) -> sparse.csr_matrix:
+    """Rows of counts; the matrix itself where these are all, in order."""
+    whole = len(observations) == counts.shape[0] and (np.diff(observations) == 1).all()
+    return sparse.csr_matrix(counts if whole else counts[observations])
+
+
 def _hashes(adata: AnnData, slide: Slide, labels: np.ndarray, layer: str | None) -> dict[str, Any]:
-    counts = sparse.csr_matrix((adata.X if layer is None else adata.layers[layer])[slide.observation_index])
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    digest = hashlib.sha256(str(counts.shape).encode())
-    for part in (counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data.astype(np.float64)):
-        digest.update(part.tobytes())
+    counts = stored_matrix(adata, layer)
+    digest = hashlib.sha256(str((len(slide.observation_index), adata.n_vars)).encode())
+    lengths = [np.diff(block.indptr) for block in _canonical_blocks(counts, slide.observation_index)]
+    digest.update(np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)]).tobytes())
+    for part, kind in (("indices", np.int64), ("data", np.float64)):
+        for block in _canonical_blocks(counts, slide.observation_index):
+            digest.update(getattr(block, part).astype(kind).tobytes())
     text, known = annotation(labels)
     return {
         "n_spots": len(labels),
@@ -297,6 +307,15 @@ def _hashes(adata: AnnData, slide: Slide, labels: np.ndarray, layer: str | None)
         "counts_sha256": digest.hexdigest(),
         "labels_sha256": hashlib.sha256("\n".join(text).encode()).hexdigest(),
     }
+
+
+def _canonical_blocks(counts: Any, observations: np.ndarray) -> Iterator[sparse.csr_matrix]:
+    """Rows of counts some at a time, each value stored once and no zeros."""
+    for _, block in row_blocks(counts, observations):
+        block = block.copy()
+        block.sum_duplicates()
+        block.eliminate_zeros()
+        yield block
 
 
 def _join(found: list[str]) -> str:

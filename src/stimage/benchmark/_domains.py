@@ -14,7 +14,7 @@ from stimage.benchmark._scores import classification_scores
 from stimage.benchmark._splits import Split, block_split, leave_one_out, random_split
 from stimage.benchmark.heads._knn import N_NEIGHBORS, knn_head
 from stimage.benchmark.heads._mlp import mlp_head
-from stimage.benchmark.metrics._registry import check_metrics, score_domains
+from stimage.benchmark.metrics._registry import METRICS, check_metrics, score_domains
 from stimage.models.clustering import METHODS, cluster
 
 Protocol = Literal["random", "block", "leave_slide_out", "leave_donor_out", "unsupervised"]
@@ -22,6 +22,8 @@ Head = Literal["knn", "mlp"]
 PROTOCOLS: tuple[Protocol, ...] = ("random", "block", "leave_slide_out", "leave_donor_out", "unsupervised")
 HEADS: tuple[Head, ...] = ("knn", "mlp")
 POOLED = "pooled"
+SPOTS_AT_A_TIME = 65_536
+"""Test spots whose vectors are held in double precision together."""
 CLUSTERING_METRICS = ("ari", "nmi")
 _ARRAYS = ("truth", "found", "positions", "embedding")  # what is known of a clustering
 
@@ -225,9 +227,11 @@ def _predict(
     """Predicted labels of the test spots of each split."""
     found = []
     for repeat, split in repeated:
-        training = vectors[split.train], truth[split.train]
+        training = vectors[split.train].astype(np.float64), truth[split.train]
         if head == "knn":
-            found.append(knn_head(*training, vectors[split.test], n_neighbors=n_neighbors))
+            blocks = np.array_split(split.test, -(-len(split.test) // SPOTS_AT_A_TIME))
+            tested = (vectors[block].astype(np.float64) for block in blocks)
+            found.append(np.concatenate([knn_head(*training, one, n_neighbors=n_neighbors) for one in tested]))
         else:
             found.append(mlp_head(*training, vectors[split.test], n_epochs=mlp_epochs, seed=seed + repeat))
     return found
@@ -275,7 +279,9 @@ def _cluster(
             for repeat, seed in enumerate(seeds[head]):
                 options = {"method": method, "positions": arrays["positions"], "seed": seed, "show_progress": False}
                 found = cluster(arrays["embedding"], number, **options).labels
-                scores = score_domains(**arrays, found=found, metrics=metrics)
+                needed = {array for metric in metrics for array in METRICS[metric].needs} - {"found"}
+                given = {array: values for array, values in arrays.items() if array in needed}
+                scores = score_domains(**given, found=found, metrics=metrics)
                 sizes = {"n_train": 0, "n_test": len(wanted), "n_domains": len(np.unique(found))}
                 name = head if method == clusterings[0] else f"{head}_{method}"
                 yield {**facts, "head": name, "repeat": repeat, **scores, **sizes}
@@ -292,7 +298,9 @@ def _check_embeddings(embeddings: Mapping[str, np.ndarray], slides: np.ndarray) 
         raise TypeError("`embeddings` must be a dict of at least one method's vectors.")
     checked = {}
     for method, values in embeddings.items():
-        values = np.asarray(values, dtype=np.float64)
+        values = np.asarray(values)
+        # Single precision stays: rows are converted when they are used.
+        values = values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
         if values.ndim != 2 or len(values) != len(slides) or not values.shape[1]:
             raise ValueError(
                 f"`embeddings[{method!r}]` has shape {values.shape}, {len(slides)} rows (one per spot) are needed."

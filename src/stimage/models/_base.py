@@ -89,7 +89,7 @@ class SlideModel:
         """
         _validate.check_anndata(adata)
         setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
-        check_setup(adata, setup)
+        check_setup(adata, setup, backed=True)
         setup = {key: value or "" for key, value in setup.items()}
         adata.uns[_keys.STIMAGE] = {**notes_of(adata), "setup": setup}
 

@@ -106,7 +106,7 @@ def _embed_on_own_axes(
     adatas: list[AnnData], model: Literal["closed", "human"] | None, seed: int, **where: Any
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Embeddings by the closed form, with predictions of a checkpoint where that is asked for or knows the tissue."""
-    corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata", in_memory=False)
+    corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata", in_memory=False, backed=True)
     predicted: list[np.ndarray | None] = [None] * len(corpus)
     notes: dict[str, Any] = {"predictor": "", "predictor_id": "", "predictor_manifest": ""}
     n_sites = [int(slide.active.sum()) for slide in corpus]

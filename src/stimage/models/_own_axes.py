@@ -80,7 +80,9 @@ def fit_on_own_axes(
     tuple
         The closed form, predicted components of each slide (``None`` where they are not used) and the familiarity.
     """
-    known = list(corpus_of(adatas, model.vocabulary).to_target_sum(model.target_sum))  # raises for too few genes
+    known = list(
+        corpus_of(adatas, model.vocabulary, backed=True).to_target_sum(model.target_sum)
+    )  # raises for too few genes
     scaled = corpus.to_target_sum(TARGET_SUM)
     own = list(scaled)
     axes, _ = principal_genes(own, N_AXES)

@@ -51,13 +51,16 @@ def with_setup(adata: AnnData, setup: dict[str, Any]) -> AnnData:
     return AnnData(matrix, obs=adata.obs, var=adata.var, uns=uns, layers=layers, **parts)
 
 
-def check_setup(adata: AnnData, setup: dict[str, Any]) -> None:
-    """Raise unless an AnnData has the grid, the counts and the slides that ``setup`` names."""
+def check_setup(adata: AnnData, setup: dict[str, Any], *, backed: bool = False) -> None:
+    """Raise unless an AnnData has the grid, the counts and the slides that ``setup`` names.
+
+    ``backed``: counts may be in a file.
+    """
     notes_of(adata)
     _validate.check_grid(adata, setup["grid_key"])
     _validate.check_size(adata)
     _validate.check_unique_names(adata, genes=True)
-    _validate.check_counts(adata, setup["layer"])
+    _validate.check_counts(adata, setup["layer"], backed=backed)
     for key in ("slide_key", "donor_key"):
         if setup[key] is not None:
             _validate.check_obs_key(adata, setup[key], key)
@@ -71,24 +74,26 @@ def corpus_of(
     parameter: str = "data",
     setup: dict[str, Any] | None = None,
     in_memory: bool = True,
+    backed: bool = False,
 ) -> Corpus:
     """Corpus of AnnData as they were set up, or as ``setup`` says, over given genes or the pool selected for them.
 
-    ``in_memory``: as of :meth:`Slide.from_anndata`.
+    ``in_memory``: as of :meth:`Slide.from_anndata`; ``backed``: counts may be in a file, which a caller that needs nothing
+    else of them allows.
     """
     adatas = _validate.check_anndatas(data, parameter)
     setups = [setup or setup_of(adata) for adata in adatas]
     advice = _validate.SETUP_ADVICE if setup is None else _validate.LAYER_ADVICE
     if genes is None:
         for adata, places in zip(adatas, setups, strict=True):
-            _validate.check_counts(adata, places["layer"], advice=advice, backed=True)
+            _validate.check_counts(adata, places["layer"], advice=advice, backed=backed)
         with warnings.catch_warnings():  # of what is no gene, which is told when the slides are read
             warnings.filterwarnings("ignore", message=".*variables are left out of library sizes")
             genes = _gene_pool(adatas, setups, n_pool_genes)
     if not isinstance(genes, Vocabulary):
         genes = Vocabulary.from_anndata(adatas, genes)
     parts = [
-        read_corpus([adata], genes, **places, advice=advice, in_memory=in_memory)
+        read_corpus([adata], genes, **places, advice=advice, in_memory=in_memory, backed=backed)
         for adata, places in zip(adatas, setups, strict=True)
     ]
     source = [number for number, part in enumerate(parts) for _ in part]
@@ -100,7 +105,7 @@ def corpus_over(
 ) -> Corpus:
     """Slides over the genes of a model; raise ``ValueError`` for a corpus over other genes."""
     if not isinstance(data, Corpus):
-        return corpus_of(data, vocabulary, in_memory=in_memory)
+        return corpus_of(data, vocabulary, in_memory=in_memory, backed=True)
     if not np.array_equal(data.genes, vocabulary.genes):
         raise ValueError(
             f"`data` is a corpus over other genes (e.g. {_validate.listing(data.genes, 3)}) than the model's (e.g. "

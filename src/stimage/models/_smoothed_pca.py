@@ -83,7 +83,10 @@ class SmoothedPCA(SlideModel):
         _validate.check_seed(seed)
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
-        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes, in_memory=False)
+        if isinstance(data, Corpus):
+            corpus = data
+        else:
+            corpus = corpus_of(data, genes, n_pool_genes, in_memory=False, backed=True)
         n_active = sum(int(slide.active.sum()) for slide in corpus)
         if n_active < 3:
             raise ValueError(f"`data` has {n_active} sites with counts, at least 3 are needed: pass more observations.")

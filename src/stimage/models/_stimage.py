@@ -149,7 +149,7 @@ class STImage(SlideModel):
         spec, self.unit = training_sample(preset=preset, **sample)
         if isinstance(data, Corpus) and genes is not None:
             raise ValueError("`genes` cannot be chosen for a corpus, which has its own: pass AnnData, or no `genes`.")
-        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes)
+        corpus = data if isinstance(data, Corpus) else corpus_of(data, genes, n_pool_genes, backed=True)
         check_window(window, corpus)
         chosen = PRESETS[preset]
         self.target_sum = chosen.target_sum

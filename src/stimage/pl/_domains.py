@@ -18,12 +18,15 @@ from stimage.pl._sites import observation_diameter
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
 _PANEL = 2.6  # inches, the longer side of the largest panel
 _DIAMETER = "spot_diameter_fullres"
 _MISSING = "not annotated"
 _LEGEND_ROWS = 16
+_MANY = 50_000
+"""Observations of a panel from which they are drawn as one collection: a shape for each takes 4 kB and 0.1 ms."""
 _MOST_SLIDES = 40  # in one figure, unless they are named: more take minutes and are too small to read
 
 
@@ -201,18 +204,40 @@ def _draw(
 def _panel(
     ax: Axes, labels: pd.Series, colors: list[str], coordinates: np.ndarray, library: dict[str, Any], size: float
 ) -> None:
-    from anndata import AnnData
     from matplotlib.colors import ListedColormap
-    from squidpy.pl import spatial_scatter
 
-    # Only what the panel shows, so that neither the order of libraries nor other entries of the AnnData matter. Missing
-    # is a label like the others: squidpy cannot colour missing ones where two labels share a colour.
+    # Missing is a label like the others: squidpy cannot colour missing ones where two labels share a colour.
     palette = [*colors, LIGHT_GREY]
     codes = np.where(labels.isna(), len(colors), labels.cat.codes)
+    draw = _many_circles if len(labels) > _MANY else _circles
+    # A rim keeps spots apart from the stain, whatever its colour.
+    rim = {"linewidths": 0.4 if library["images"] else 0.0, "edgecolors": "white"}
+    draw(ax, codes, ListedColormap(palette), coordinates, library, size, rim)
+    scale = library["scalefactors"]["tissue_hires_scalef"]
+    margin = (
+        scale * library["scalefactors"]["spot_diameter_fullres"] * max(size, 1.0) * (2 if library["images"] else 0.6)
+    )
+    xy = scale * coordinates
+    tissue_axes(ax, tuple(xy.min(axis=0) - margin), tuple(xy.max(axis=0) + margin))
+
+
+def _circles(
+    ax: Axes,
+    codes: np.ndarray,
+    palette: ListedColormap,
+    coordinates: np.ndarray,
+    library: dict[str, Any],
+    size: float,
+    rim: dict[str, Any],
+) -> None:
+    from anndata import AnnData
+    from squidpy.pl import spatial_scatter
+
+    # Only what the panel shows, so that neither the order of libraries nor other entries of the AnnData matter.
     panel = AnnData(
         obs=pd.DataFrame(
-            {"label": pd.Categorical.from_codes(codes, [str(code) for code in range(len(palette))])},
-            index=np.arange(len(labels)).astype(str),
+            {"label": pd.Categorical.from_codes(codes, [str(code) for code in range(palette.N)])},
+            index=np.arange(len(codes)).astype(str),
         ),
         obsm={"spatial": coordinates},
         uns={"spatial": {"slide": library}},
@@ -224,20 +249,42 @@ def _panel(
         img=bool(library["images"]),
         img_res_key="hires",
         size=size,
-        palette=ListedColormap(palette),
+        palette=palette,
         legend_loc=None,
         title="",
         ax=ax,
-        # A rim keeps spots apart from the stain, whatever its colour.
-        linewidths=0.4 if library["images"] else 0.0,
-        edgecolors="white",
+        **rim,
     )
+
+
+def _many_circles(
+    ax: Axes,
+    codes: np.ndarray,
+    palette: ListedColormap,
+    coordinates: np.ndarray,
+    library: dict[str, Any],
+    size: float,
+    rim: dict[str, Any],
+) -> None:
+    """The same picture without an object for each observation; as pixels in files of shapes."""
+    from matplotlib.collections import EllipseCollection
+
+    for image in library["images"].values():
+        ax.imshow(image)
     scale = library["scalefactors"]["tissue_hires_scalef"]
-    margin = (
-        scale * library["scalefactors"]["spot_diameter_fullres"] * max(size, 1.0) * (2 if library["images"] else 0.6)
+    diameter = size * scale * library["scalefactors"]["spot_diameter_fullres"]
+    circles = EllipseCollection(
+        [diameter],
+        [diameter],
+        [0.0],
+        units="xy",
+        offsets=scale * coordinates,
+        offset_transform=ax.transData,
+        facecolors=palette(codes),
+        rasterized=True,
+        **rim,
     )
-    xy = scale * coordinates
-    tissue_axes(ax, tuple(xy.min(axis=0) - margin), tuple(xy.max(axis=0) + margin))
+    ax.add_collection(circles, autolim=False)
 
 
 def _legend_names(labels: pd.Series) -> list[str]:

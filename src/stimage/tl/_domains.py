@@ -46,7 +46,7 @@ def domains(
     method
         ``"kmeans"``, the best of up to 100 starts; ``"gmm"``: Gaussian mixture with one covariance for all domains, in which
         directions in which observations of a domain vary count little; ``"leiden"`` on a graph of 15 nearest neighbours, its
-        resolution searched for ``n_domains``.
+        resolution searched for ``n_domains``. Of many observations methods are fitted to some (10,000; 20,000 with Leiden).
     n_components
         Principal components of the embedding that are clustered.
     levels

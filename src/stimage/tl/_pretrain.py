@@ -49,7 +49,8 @@ def pretrain(
     Parameters
     ----------
     adatas
-        An AnnData or a list of them, each after :func:`stimage.pp.compact_grid`, or a :class:`stimage.data.Corpus`.
+        An AnnData or a list of them, each after :func:`stimage.pp.compact_grid` and perhaps backed, or a
+        :class:`stimage.data.Corpus`.
     genes
         Vocabulary; by default the ``n_pool_genes`` genes of :func:`stimage.pp.select_genes`, of a corpus all its genes.
     n_pool_genes
@@ -157,8 +158,8 @@ def pretrain(
     else:
         adatas = _validate.check_anndatas(adatas, "adatas")
         for adata in adatas:
-            check_setup(adata, setup)
-        corpus = corpus_of(adatas, genes, n_pool_genes, setup=setup)
+            check_setup(adata, setup, backed=True)
+        corpus = corpus_of(adatas, genes, n_pool_genes, setup=setup, backed=True)
     model = STImage(corpus, preset=preset, window=window, n_pool_genes=n_pool_genes, seed=seed, **model_kwargs)
     model.train(max_epochs, plan_kwargs=plan_kwargs, **training)
     if corpus is not adatas:

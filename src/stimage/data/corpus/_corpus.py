@@ -328,15 +328,16 @@ def read_corpus(
     donor_key: str | None,
     advice: str = _validate.LAYER_ADVICE,
     in_memory: bool = True,
+    backed: bool = True,
 ) -> Corpus:
     """Read a corpus, see :meth:`Corpus.from_anndata` and, for ``in_memory``, :meth:`Slide.from_anndata`.
 
-    ``advice`` is for AnnData whose counts are not raw.
+    ``advice`` is for AnnData whose counts are not raw; ``backed`` says whether they may be in a file.
     """
     matches, all_counts = [], []
     for adata in adatas:
         _validate.check_size(adata)
-        all_counts.append(_validate.check_counts(adata, layer, advice=advice, backed=True))
+        all_counts.append(_validate.check_counts(adata, layer, advice=advice, backed=backed))
         _validate.check_unique_names(adata, genes=True)
         matches.append(vocabulary.match(adata))
     slides, source, details = [], [], []
