@@ -66,13 +66,11 @@ def facts_of(result: dict[str, np.ndarray], digest: str) -> dict:
     return noted | {"input_sha256": digest}
 
 
-def reasons(path: Path) -> dict[str, dict[str, str]]:
-    """What failed, by peer and slide: the last line that the peer wrote."""
+def reasons(output: Path) -> dict[str, dict[str, str]]:
+    """What failed and why, by peer and slide."""
     found: dict[str, dict[str, str]] = {}
-    for key, text in json.loads(path.read_text()).items() if path.exists() else ():
-        peer, slide = key.split(" ")
-        lines = text.strip().splitlines()
-        found.setdefault(peer, {})[slide] = lines[-1] if lines else "no message"
+    for path in sorted(output.glob("*/*.failed.txt")):
+        found.setdefault(path.parent.name, {})[path.name.removesuffix(".failed.txt")] = path.read_text().strip()
     return found
 
 
@@ -97,7 +95,7 @@ def main() -> None:
             scores = score(result, truth, adata.obsm["sites"])
             slides[path.stem][stored.parent.name] = facts_of(result, digest) | {"scores": scores}
             print(path.stem, stored.parent.name, scores, flush=True)
-    document = {"slides": slides, "failed": reasons(arguments.output / "failed.json")}
+    document = {"slides": slides, "failed": reasons(arguments.output)}
     arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
