@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _checkpoint_tables import TABLES as CHECKPOINT_TABLES
+from _many_slides_tables import TABLES as MANY_SLIDES_TABLES
+from _peer_tables import TABLES as PEER_TABLES
 from _region_tables import TABLES as REGION_TABLES
 from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
@@ -269,40 +271,6 @@ def image_encoders() -> str:
     return rows(["encoder", "width", "parameters"], body)
 
 
-PEERS = {"nichepca": "NichePCA", "spatialleiden": "SpatialLeiden", "stagate": "STAGATE", "graphst": "GraphST"}
-
-
-def peers() -> str:
-    document = json.loads((RESULTS / "peers.json").read_text())
-    ours = by_seed(chosen("unsupervised", "true_number"), "ari").groupby(["method", "slide"]).mean()["stimage"]
-    scores = pd.DataFrame(
-        {
-            PEERS[peer]: {
-                slide: entries[peer]["scores"]["unsupervised ARI"]["mean"]
-                for slide, entries in document.items()
-                if peer in entries
-            }
-            for peer in PEERS
-        }
-    ).reindex(ours.index)
-    body = [[slide, *(number(value) for value in scores.loc[slide]), number(ours[slide])] for slide in ours.index]
-    ran = {peer: scores[peer].dropna() for peer in scores}
-    means = [f"{part.mean():.3f} ({ours[part.index].mean():.3f} on {len(part)})" for part in ran.values()]
-    body.append(["mean (stimage on the same slides)", *means, number(float(ours.mean()))])
-    return rows(["unsupervised ARI", *scores, "stimage"], body)
-
-
-def peer_costs() -> str:
-    document = json.loads((RESULTS / "peers.json").read_text())
-    body = []
-    for slide in ("DLPFC_151673", "DLPFC_151674", "img-MOB_Rep11"):
-        for peer, name in PEERS.items():
-            if peer in document[slide]:
-                entry = document[slide][peer]
-                body.append([slide, name, f"{entry['cpu_seconds']:.0f}", f"{entry['peak_mib']:.0f}", entry["version"]])
-    return rows(["slide", "method", "CPU seconds", "peak MiB", "version"], body)
-
-
 def zero_shot() -> str:
     document = json.loads((RESULTS / "zero_shot.json").read_text())
     records = pd.DataFrame(document["records"], columns=document["columns"])
@@ -330,8 +298,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "regions pearson": lambda: regions("pearson"),
     "regions unseen mse": lambda: regions("mse", "regions_unseen.json"),
     "regions unseen excess": lambda: regions("excess", "regions_unseen.json"),
-    "peers": peers,
-    "peer costs": peer_costs,
     "zero-shot": zero_shot,
     "alignment sections": lambda: alignment_expression("leave-one-section-out"),
     "alignment patients": lambda: alignment_expression("leave-one-patient-out"),
@@ -341,6 +307,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "alignment genes only": alignment_genes_only,
     "image encoders": image_encoders,
     **CHECKPOINT_TABLES,
+    **MANY_SLIDES_TABLES,
+    **PEER_TABLES,
     **REGION_TABLES,
     **SCOREBOARD_TABLES,
     **SIMULATION_TABLES,

@@ -102,3 +102,20 @@ def test_spots_without_a_domain_are_left_out():
 def test_bad_tables(domains, donors, conditions, message):
     with pytest.raises(ValueError, match=message):
         domain_proportions(domains, donors, conditions=conditions)
+
+
+def test_harmony_as_the_guide_has_it():
+    """Vectors go in and come out as observations x dimensions, and slides that lie apart come together."""
+    harmonypy = pytest.importorskip("harmonypy", minversion="2")
+    rng = np.random.default_rng(0)
+    slides, tissue = np.repeat(["a", "b"], 150), np.tile([0, 1, 2], 100)
+    vectors = 4 * np.eye(5)[tissue] + rng.normal(size=(300, 5)) + 3 * (slides == "b")[:, None]
+    corrected = harmonypy.run_harmony(vectors, pd.DataFrame({"slide": slides}), "slide", verbose=False).Z_corr
+    assert corrected.shape == vectors.shape
+
+    def gap(values):
+        return np.linalg.norm(values[slides == "a"].mean(axis=0) - values[slides == "b"].mean(axis=0))
+
+    assert gap(corrected) < 0.2 * gap(vectors)
+    kinds = [corrected[tissue == kind].mean(axis=0) for kind in range(3)]
+    assert min(np.linalg.norm(kinds[a] - kinds[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 3
