@@ -175,8 +175,9 @@ def embed_with_model(folder: Path, arguments: argparse.Namespace) -> dict[str, f
 
 
 def find_domains(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    import stimage as sti
     from sklearn.metrics import adjusted_rand_score
+
+    import stimage as sti
 
     adata = opened(folder)
     adata.obsm["X_stimage"] = np.load(folder / "closed.npy")

@@ -56,6 +56,19 @@ def test_totals_of_genes(stored, monkeypatch, n_values):
     assert sum(block.sum() for block in module.value_blocks(stored)) == counts.sum()
 
 
+def test_row_pointers_of_another_type_share_the_values():
+    # As anndata reads a file of few values whose row pointers are long; scipy makes all indices long for each slice.
+    counts = sparse.csr_matrix(dense_counts())
+    counts.indptr = counts.indptr.astype(np.int64)
+    assert counts.indices.dtype == np.int32
+    found = module.by_rows(counts)
+    assert found.indptr.dtype == found.indices.dtype == np.int32
+    assert np.shares_memory(found.data, counts.data) and np.shares_memory(found.indices, counts.indices)
+    for rows, block in module.row_blocks(counts):
+        np.testing.assert_array_equal(block.toarray(), dense_counts()[rows])
+    assert counts.indptr.dtype == np.int64
+
+
 def test_blocks_are_small(stored, monkeypatch):
     monkeypatch.setattr(module, "VALUES_AT_A_TIME", 20)
     sizes = [len(rows) for rows, _ in module.row_blocks(stored)]

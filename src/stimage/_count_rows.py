@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-VALUES_AT_A_TIME = 1 << 22
-"""Values of a matrix that are held together: 32 MB of a sparse one."""
+VALUES_AT_A_TIME = 1 << 20
+"""Values of a matrix that are held together: 8 MB of a sparse one."""
 _GAP = 256
 """Rows of a file between two that are asked for, below which they are read as well: one long reading takes less than two."""
 
@@ -42,6 +42,11 @@ def value_blocks(matrix: Any) -> Iterator[np.ndarray]:
             yield block
 
 
+def by_rows(counts: Any) -> Any:
+    """Counts of which rows can be taken without a copy of all; of a matrix stored column by column a copy."""
+    return _of_one_index_type(counts.tocsr()) if sparse.issparse(counts) else counts
+
+
 def rows_at_a_time(counts: Any) -> int:
     """Rows that have about ``VALUES_AT_A_TIME`` values."""
     n_rows, n_genes = counts.shape
@@ -58,7 +63,7 @@ def count_rows(counts: Any, rows: np.ndarray) -> sparse.csr_matrix:
     Of a file, runs of rows are read, together with what is between two that are close to each other.
     """
     if not is_backed(counts):
-        found = counts[rows]
+        found = _of_one_index_type(counts)[rows]
     else:
         ordered, place = np.unique(rows, return_inverse=True)
         found = _from_file(counts, ordered)
@@ -72,7 +77,7 @@ def row_blocks(counts: Any, rows: np.ndarray | None = None) -> Iterator[tuple[np
 
     Blocks of a matrix in memory may share its values: they are to be read only.
     """
-    counts = counts.tocsr() if sparse.issparse(counts) else counts
+    counts = by_rows(counts)
     n_rows, step = counts.shape[0] if rows is None else len(rows), rows_at_a_time(counts)
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)
@@ -95,6 +100,13 @@ def gene_totals(counts: Any, slides: Sequence[np.ndarray] | None = None) -> np.n
         gather = sparse.csr_matrix((np.ones(len(known)), (of_slide[known], known)), shape=(len(slides), len(rows)))
         totals += (gather @ block).toarray()
     return totals
+
+
+def _of_one_index_type(counts: Any) -> Any:
+    """The same sparse matrix, values shared, with indices of one type: scipy converts them all whenever it takes rows."""
+    if not sparse.issparse(counts) or counts.indptr.dtype == counts.indices.dtype:
+        return counts
+    return type(counts)((counts.data, counts.indices, counts.indptr), shape=counts.shape, copy=False)
 
 
 def _single(matrix: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from stimage._count_rows import count_rows, rows_at_a_time
+from stimage._count_rows import by_rows, count_rows, rows_at_a_time
 from stimage.data.slides._expression import log_expression, rescaled
 from stimage.data.slides._row_matrix import RowMatrix
 
@@ -49,7 +49,7 @@ class CountsMatrix(RowMatrix):
         gene_of_variable: np.ndarray,
         n_genes: int,
     ) -> None:
-        self._counts = counts.tocsr() if sparse.issparse(counts) else counts
+        self._counts = by_rows(counts)
         by_site = np.argsort(site_of_observation, kind="stable")
         self._rows = np.asarray(observations)[by_site]
         n_sites = int(site_of_observation.max()) + 1

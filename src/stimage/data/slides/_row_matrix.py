@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
-_BLOCK = 1 << 22
-"""Non-zero values read together where all rows are needed: 32 MB."""
+_BLOCK = 1 << 21
+"""Non-zero values read together where all rows are needed: 16 MB."""
 
 
 class RowMatrix(ABC):

@@ -20,7 +20,7 @@ SQUARE = 32
 """Rows and columns of the squares that a fit is on: of a large slide, only some squares and what is around them are read."""
 WEIGHT = 0.5
 """Of the predictions of a model: at more weight they also separate donors."""
-SITES_AT_A_TIME = 65_536
+SITES_AT_A_TIME = 16_384
 """Sites whose posteriors, four times as wide as their codes, are held together."""
 MARGIN = 8
 """Sites around a square that are read with it, more than the Gaussians of its surroundings reach with any weight."""
@@ -90,8 +90,8 @@ class Readout:
         for slide, chosen, part in shown:
             own = readout.components(slide)
             added = _added(slide, own, part)
+            nears.append(_near(slide, own, added, np.empty_like(own)))
             contexts.append(_context(slide, own, added)[chosen])
-            nears.append(_near(slide, own, added))
         chosen_near = [near[chosen] for near, (_, chosen, _) in zip(nears, shown, strict=True)]
         readout.codes = NicheCodes.fit(np.concatenate(chosen_near), seed=seed)
         codes = [readout._codes(slide, near)[chosen] for near, (slide, chosen, _) in zip(nears, shown, strict=True)]
@@ -114,14 +114,15 @@ class Readout:
         numpy.ndarray
             Embedding (sites x (components + codes)), float32.
         """
-        own = self.components(slide)
-        added = _added(slide, own, predicted)
-        # Whole slides have room for few arrays: each takes the place of what it is made of.
+        # Whole slides have room for few arrays: what a part is made of has its place until then.
         vectors = np.empty((slide.n_sites, self.n_dimensions), dtype=np.float32)
-        context, codes = np.split(vectors, [own.shape[1]], axis=1)
-        _context(slide, own, added, out=context)
+        context, codes = np.split(vectors, [self.axes.shape[1]], axis=1)
+        own = components_of(slide, self.axes, out=context)
+        added = _added(slide, own, predicted)
+        near = _near(slide, own, added, codes if codes.shape == own.shape else np.empty_like(own))
+        _context(slide, own, added)
         context /= self.scales[0]
-        self._codes(slide, _near(slide, own, added), out=codes)
+        self._codes(slide, near, out=codes)
         codes *= np.float32(CODE_WEIGHT)
         codes /= self.scales[1]
         return vectors
@@ -160,30 +161,29 @@ def _added(slide: Slide, own: np.ndarray, predicted: np.ndarray | None) -> np.nd
     return None if predicted is None else np.float32(WEIGHT * slope(slide, own, predicted)) * predicted
 
 
-def _context(slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray | None = None) -> np.ndarray:
-    """Contexts of sites (sites x components)."""
-    first, *others = [GaussianMean(slide, width) for width in WIDTHS]
-    context = first(own, out=out)
-    for dimension in range(own.shape[1]):
-        column = own[:, dimension : dimension + 1]
-        context[:, dimension] += sum(mean(column) for mean in others)[:, 0]
-    context /= len(WIDTHS)
-    if added is not None:
-        context += added
-    return context
-
-
-def _near(slide: Slide, own: np.ndarray, added: np.ndarray | None) -> np.ndarray:
-    """What codes of sites are of (sites x components), in the place of their own components."""
-    near = GaussianMean(slide, CODE_WIDTH)(own, out=own)
+def _near(slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray) -> np.ndarray:
+    """What codes of sites are of (sites x components)."""
+    near = GaussianMean(slide, CODE_WIDTH)(own, out=out)
     if added is not None:
         near += added
     return near
 
 
-def components_of(slide: Slide, axes: np.ndarray) -> np.ndarray:
+def _context(slide: Slide, own: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+    """Contexts of sites (sites x components), in the place of their own components."""
+    means = [GaussianMean(slide, width) for width in WIDTHS]
+    for dimension in range(own.shape[1]):
+        column = own[:, dimension : dimension + 1]
+        column[:] = sum(mean(column) for mean in means) / len(means)
+    if added is not None:
+        own += added
+    return own
+
+
+def components_of(slide: Slide, axes: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Principal components of the sites of a slide, centred over those with counts (sites x components)."""
-    components = np.zeros((slide.n_sites, axes.shape[1]), dtype=np.float32)
+    components = np.empty((slide.n_sites, axes.shape[1]), dtype=np.float32) if out is None else out
+    components[:] = 0
     for sites, block in _blocks(slide):
         components[sites] = block @ axes
     components -= slide.gene_mean @ axes
