@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +18,6 @@ from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
 from stimage.models.alignment._encoders import check_images, check_parts, gene_encoder_id, image_encoders
 from stimage.models.alignment._expression_head import ExpressionHead
-from stimage.models.alignment._head_penalty import unseen_penalty
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.models.alignment._image_features import PatchSpec, encoder_id
 from stimage.models.alignment._module import Level, Modality, asked_vectors, started_aligner, vectors
@@ -28,12 +26,12 @@ from stimage.models.alignment._prediction import (
     PredictionMethod,
     check_prediction,
     fit_head,
-    image_vectors,
+    images_of,
     predictor_of,
 )
 from stimage.models.alignment._saving import FLAGS, PARTS, restored, tensors_of
 from stimage.models.alignment._setup import ImageReader, PairedCorpus, paired_corpus_of
-from stimage.models.alignment._training import ONLY_ONCE, check_alignment_options, train_aligner
+from stimage.models.alignment._training import check_alignment_options, train_aligner
 from stimage.models.checkpoints._config import StoredConfig, losses_by_name
 from stimage.models.checkpoints._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
 from stimage.models.checkpoints._model_card import training_facts
@@ -222,9 +220,8 @@ class STAlign(SlideModel):
     ) -> None:
         """Train with scvi-tools' trainer; at the end, the regression from image to expression is fitted.
 
-        Its penalty is the one that predicts donors best whom neither it nor its aligner has seen: up to three aligners are
-        trained for that, each without some donors (without some slides, where all are of one donor). With a single slide, or
-        an image encoder that is trained along, it is chosen on vectors of the aligner itself.
+        Its penalty is the one that predicts each slide best from the others, and its predictions are shrunk to the gene means as
+        donors ask for that it has not seen (slides, where all are of one donor; quarters of a single slide).
 
         Parameters
         ----------
@@ -264,16 +261,13 @@ class STAlign(SlideModel):
         optimizer = changed_optimizer(self.optimizer, plan_kwargs)
         slides, self.optimizer = self._paired_for(None).slides, optimizer
         trainer = {"max_epochs": max_epochs, "accelerator": accelerator, "devices": devices, **trainer_kwargs}
-        train = partial(train_aligner, optimizer=optimizer, **batches, seed=self.seed)
-        fitted = train(self.module, slides, trainer=trainer)
+        fitted = train_aligner(self.module, slides, optimizer=optimizer, **batches, trainer=trainer, seed=self.seed)
         self.history = fitted.losses
         self.n_tokens_seen += fitted.n_tokens
         self.is_trained = True
         if self.image_encoder is not None:
-            beside = {name: value for name, value in trainer.items() if name not in ONLY_ONCE}
-            penalty = unseen_penalty(slides, self._started, partial(train, trainer=beside), niches=self.niches)
             with on_device(fitted.device, self.module):
-                self.head = fit_head(self.module, slides, niches=self.niches, penalty=penalty)
+                self.head = fit_head(self.module, slides, spot_context=self.spot_context)
 
     def get_latent_representation(
         self,
@@ -347,9 +341,10 @@ class STAlign(SlideModel):
         data
             Slides with grid, niches and images.
         method
-            ``"regression"``: ridge regression on the aligned vectors of the image, fitted on the training slides at the end
-            of :meth:`train`; ``"retrieval"``: mean expression of the training spots whose gene
-            vectors are nearest to the image vector.
+            ``"regression"``: ridge regression on the components of the image features of spot and niche (with
+            ``train_image_encoder`` on the aligned vectors of the image), fitted on the training slides at the end of
+            :meth:`train`; ``"retrieval"``: mean expression of the training spots whose gene vectors are nearest to the image
+            vector.
         n_neighbors
             Training spots averaged in retrieval.
         image_dir
@@ -376,7 +371,7 @@ class STAlign(SlideModel):
         paired = self._paired_for(data, **reading, counts=False)
         with on_device(place, self.module):
             predict = predictor_of(self, method, n_neighbors)
-            predicted = predict(image_vectors(self.module, paired.slides, niches=self.niches))
+            predicted = np.concatenate([predict(images_of(slide)) for slide in paired.slides])
         return predicted[paired.corpus.observation_order].astype(np.float32)
 
     @classmethod

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import linregress, sem
 from sklearn.linear_model import Ridge
 
-from stimage.models.alignment._expression_head import PENALTIES, ExpressionHead, _Moments, penalty_errors
+from stimage.models.alignment._expression_head import MOST_FOLDS, PENALTIES, ExpressionHead, _Moments, groups_of
 
 
 def slides(sizes, *, n_inputs=6, n_genes=4, noise=1.0, seed=0):
@@ -25,14 +26,17 @@ def ridge(x, y, penalty):
 
 
 def slow_errors(inputs, expression):
-    """Squared error of each penalty, each slide predicted by a regression on the others."""
+    """Squared error of each penalty, each slide predicted by a regression on the others, as strongly for all its spots."""
+    n_spots = sum(map(len, inputs))
     errors = []
     for penalty in PENALTIES:
         error = 0.0
         for held_out in range(len(inputs)):
             rest = [i for i in range(len(inputs)) if i != held_out]
             model, mean = ridge(
-                np.concatenate([inputs[i] for i in rest]), np.concatenate([expression[i] for i in rest]), penalty
+                np.concatenate([inputs[i] for i in rest]),
+                np.concatenate([expression[i] for i in rest]),
+                penalty * n_spots / sum(len(inputs[i]) for i in rest),
             )
             error += ((model.predict(inputs[held_out] - mean) - expression[held_out]) ** 2).sum()
         errors.append(error)
@@ -71,31 +75,62 @@ def test_equals_ridge_of_scikit_learn(penalty):
     assert head(inputs[0]).dtype == np.float32
 
 
-def test_slides_of_a_donor_are_left_out_together():
+def slow_slope(inputs, expression, folds, penalty):
+    """Mean less standard error over donors of the slope of measured on predicted values within their slides."""
+    n_spots, slopes = sum(map(len, inputs)), []
+    for fold in folds:
+        x, y = (np.concatenate([part[i] for i in range(len(part)) if i not in fold]) for part in (inputs, expression))
+        model, mean = ridge(x, y, penalty * n_spots / len(x))
+        predicted, measured = [], []
+        for i in fold:
+            found = model.predict(inputs[i] - mean)
+            predicted.append((found - found.mean(axis=0)).ravel())
+            measured.append((expression[i] - expression[i].mean(axis=0)).ravel())
+        slopes.append(linregress(np.concatenate(predicted), np.concatenate(measured)).slope)
+    return min(max(np.mean(slopes) - sem(slopes), 0), 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), noise=st.floats(1, 100))
+def test_shrunk_as_donors_ask_for_that_were_left_out(seed, noise):
+    inputs, expression = slides([20, 15, 25, 18], noise=noise, seed=seed)
+    head = ExpressionHead.fit(inputs, expression, donors=["ann", "bob", "ann", "cleo"])
+    expected = slow_slope(inputs, expression, [[0, 2], [1], [3]], head.penalty)
+    assert head.slope == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    plain = ExpressionHead.fit(inputs, expression)
+    assert (plain.slope, plain.penalty) == (1, head.penalty)
+    new = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    shrunk = plain.intercept + head.slope * (plain(new) - plain.intercept)
+    np.testing.assert_allclose(head(new), shrunk, rtol=1e-4, atol=1e-4 * np.abs(shrunk).max())
+
+
+def test_slides_of_a_single_donor_count_as_donors():
     inputs, expression = slides([20, 15, 25], noise=30)
-    head = ExpressionHead.fit(inputs, expression, donors=["ann", "bob", "ann"])
-    joined = [np.concatenate([part[0], part[2]]) for part in (inputs, expression)]
-    errors = slow_errors([joined[0], inputs[1]], [joined[1], expression[1]])
-    assert head.penalty == pytest.approx(PENALTIES[np.argmin(errors)])
-    alone = ExpressionHead.fit(inputs, expression, donors=["ann"] * 3)
-    assert alone.penalty == ExpressionHead.fit(inputs, expression).penalty
+    head = ExpressionHead.fit(inputs, expression, donors=["ann"] * 3)
+    assert head.slope == pytest.approx(slow_slope(inputs, expression, [[0], [1], [2]], head.penalty), rel=1e-4)
 
 
-@pytest.mark.parametrize("penalty", [1e-3, 10.0])
-def test_a_penalty_that_is_given(penalty):
-    inputs, expression = slides([20, 15])
-    assert ExpressionHead.fit(inputs, expression, penalty=penalty).penalty == pytest.approx(penalty)
+def test_what_does_not_hold_in_another_donor_is_not_predicted():
+    """In one donor expression rises with the inputs, in the other it falls."""
+    inputs, expression = slides([40, 40, 40, 40], noise=0.1)
+    against = [*expression[:2], *(-part for part in expression[2:])]
+    donors = ["ann", "ann", "bob", "bob"]
+    new = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    assert ExpressionHead.fit(inputs, expression, donors=donors).slope > 0.9
+    head = ExpressionHead.fit(inputs, against, donors=donors)
+    assert head.slope == 0
+    np.testing.assert_allclose(head(new), np.tile(np.concatenate(against).mean(axis=0), (5, 1)), rtol=1e-3, atol=1e-3)
 
 
-def test_errors_on_slides_that_were_not_seen():
-    inputs, expression = slides([30, 20, 15, 0], noise=10)
-    pairs = list(zip(inputs, expression, strict=True))
-    found = penalty_errors(pairs[:2], pairs[2:])
-    for position, penalty in enumerate(PENALTIES):
-        model, mean = ridge(np.concatenate(inputs[:2]), np.concatenate(expression[:2]), penalty)
-        error = ((model.predict(inputs[2] - mean) - expression[2]) ** 2).sum()
-        assert found[position] == pytest.approx(error, rel=1e-5)
-    assert not penalty_errors(pairs, []).any()
+@given(st.lists(st.tuples(st.sampled_from("abcdefghijklmno"), st.integers(1, 50)), min_size=1, max_size=30))
+def test_groups_hold_whole_donors(parts):
+    names, sizes = zip(*parts, strict=True)
+    groups = groups_of(names, sizes)
+    assert len({*zip(names, groups, strict=True)}) == len(set(names))
+    assert set(groups) == set(range(min(MOST_FOLDS, len(set(names)))))
+    filled = [sum(size for size, group in zip(sizes, groups, strict=True) if group == number) for number in set(groups)]
+    largest = max(sum(size for other, size in parts if other == name) for name in names)
+    assert max(filled) <= min(filled) + largest
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,7 +166,8 @@ def test_a_single_slide_chooses_on_its_quarters(without_spots):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("sizes", [[1], [2], [3], [5, 0], [0, 4, 1]])
 def test_few_spots(sizes):
-    head = ExpressionHead.fit(*slides(sizes))
+    inputs, expression = slides(sizes)
+    head = ExpressionHead.fit(inputs, expression, donors=["ann", "bob"][: len(sizes)] if len(sizes) < 3 else None)
     assert np.isfinite(head(np.zeros((3, 6)))).all()
 
 
@@ -143,13 +179,13 @@ def test_inputs_that_do_not_vary_say_nothing():
 
 
 def test_tensors_keep_every_digit():
-    head = ExpressionHead.fit(*slides([40, 40]))
+    head = ExpressionHead.fit(*slides([40, 40], noise=30), donors=["ann", "bob"])
     tensors = head.tensors()
     assert {values.dtype for values in tensors.values()} == {np.dtype(np.float32)}
     again = ExpressionHead.from_tensors(tensors)
     new = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
     np.testing.assert_array_equal(again(new), head(new))
-    assert (again.penalty, again.shape) == (head.penalty, (6, 4))
+    assert (again.penalty, again.slope, again.shape) == (head.penalty, head.slope, (6, 4))
 
 
 @pytest.mark.parametrize(

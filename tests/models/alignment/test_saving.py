@@ -328,6 +328,7 @@ def test_encoders_that_are_not_there(saved, change):
         ("head.intercept", torch.zeros(())),
         ("head.penalty", torch.zeros(0)),
         ("head.penalty", None),
+        ("head.slope", None),
         ("basis.spot_image", torch.zeros(60)),
         ("basis.spot_image", torch.zeros(60, 3)),
         ("basis.niche_image", None),

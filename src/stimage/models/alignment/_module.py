@@ -151,7 +151,7 @@ def start_from_spectrum(
         scores = [batch[f"{level}_genes"] @ axes for batch in batches]
         images = [batch.get(f"{level}_image") for batch in batches]
         if images[0] is not None and images[0].dtype != np.uint8:
-            head = ExpressionHead.fit(images, scores, donors=donors_of(slides))
+            head = ExpressionHead.fit(images, scores)
             module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
 
 

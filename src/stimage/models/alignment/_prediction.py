@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from stimage import _validate
 from stimage.data import PairedSlide
-from stimage.models.alignment._expression_head import ExpressionHead, Parts
+from stimage.models._devices import place_of, to_numpy
+from stimage.models.alignment._expression_head import ExpressionHead
+from stimage.models.alignment._image_basis import ImageBasis
 from stimage.models.alignment._module import donors_of, levels_of, vectors
-from stimage.modules import AlignerConfig, SpotNicheAligner
+from stimage.modules import AlignerConfig, AlignmentBatch, SpotNicheAligner
 
 if TYPE_CHECKING:
     from stimage.models._stalign import STAlign
@@ -19,8 +22,11 @@ if TYPE_CHECKING:
 PredictionMethod = Literal["regression", "retrieval"]
 MOST_SPOTS = 50_000
 """Spots that the regression of expression is fitted on: of a few hundred inputs, more say nothing new."""
-Predictor = Callable[[dict[str, np.ndarray]], np.ndarray]
-"""Expression (spots x genes) from image vectors by level (spots x dimensions)."""
+Images = dict[str, np.ndarray]
+"""What an aligner sees of the images of spots and niches, by the names of an alignment batch."""
+Predictor = Callable[[Images], np.ndarray]
+"""Expression (spots x genes) from images."""
+_BATCH_SIZE = 512
 
 
 def check_prediction(model: STAlign, *, method: Any, n_neighbors: Any) -> None:
@@ -38,28 +44,30 @@ def check_prediction(model: STAlign, *, method: Any, n_neighbors: Any) -> None:
         )
 
 
-def n_head_inputs(config: AlignerConfig, *, niches: bool) -> int:
-    """What the regression of expression sees of a spot: image vectors of the spot, and of its niche."""
-    return config.dim * len(levels_of(niches))
+def n_head_inputs(config: AlignerConfig, basis: ImageBasis | None, *, niches: bool, trained_encoder: bool) -> int:
+    """How many numbers the regression of expression sees of a spot, see :func:`head_inputs`."""
+    if trained_encoder:
+        return config.dim * len(levels_of(niches))
+    seen_twice = basis.spot_context or not niches
+    return basis.n_spot_image + (0 if seen_twice else basis.n_niche_image)
 
 
-def image_vectors(
-    module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool, chosen: list[np.ndarray] | None = None
-) -> dict[str, np.ndarray]:
-    """Image vectors of the spots of slides, or of those chosen of each, by level (spots x dimensions)."""
-    return {level: vectors(module, slides, "image", level, chosen=chosen) for level in levels_of(niches)}
+def images_of(slide: PairedSlide) -> Images:
+    """What an aligner sees of the images of a slide."""
+    parts = {"spot_image": slide.spot_image, "niche_image": slide.niche_image}
+    return {name: values for name, values in parts.items() if values is not None}
 
 
-def head_pairs(module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool) -> Parts:
-    """What the regression is fitted on: its inputs and the expression of measured spots of each slide."""
-    pairs = []
-    for slide, spots in zip(slides, head_spots([slide.measured for slide in slides]), strict=True):
-        if len(spots):
-            found = _side_by_side(image_vectors(module, [slide], niches=niches, chosen=[spots]))
-        else:
-            found = np.zeros((0, n_head_inputs(module.config, niches=niches)), dtype=np.float32)
-        pairs.append((found, slide.slide.expression[slide.slide.site_of_observation[spots]].toarray()))
-    return pairs
+def head_inputs(module: SpotNicheAligner, images: Images, *, spot_context: bool) -> np.ndarray:
+    """What the regression of expression sees of spots (spots x inputs).
+
+    These are the components of the image features of spot and niche. Image vectors were aligned with the expression of the
+    training slides and say less of another patient; only where pixels are trained on there is nothing else.
+    """
+    if images["spot_image"].dtype == np.uint8:
+        levels = levels_of("niche_image" in images)
+        return np.concatenate([_image_vectors(module, images, level) for level in levels], axis=1)
+    return images["spot_image"] if spot_context else np.concatenate(list(images.values()), axis=1)
 
 
 def head_spots(measured: list[np.ndarray]) -> list[np.ndarray]:
@@ -73,20 +81,24 @@ def head_spots(measured: list[np.ndarray]) -> list[np.ndarray]:
     return [spots[part] for spots, part in zip(slides, np.split(kept, ends[:-1]), strict=True)]
 
 
-def fit_head(
-    module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool, penalty: float | None
-) -> ExpressionHead:
-    """Regression from image vectors to expression, fitted on the measured spots of slides."""
-    inputs, expression = zip(*head_pairs(module, slides, niches=niches), strict=True)
-    return ExpressionHead.fit(list(inputs), list(expression), donors=donors_of(slides), penalty=penalty)
+def fit_head(module: SpotNicheAligner, slides: list[PairedSlide], *, spot_context: bool) -> ExpressionHead:
+    """Regression from images to expression, fitted on the measured spots of slides."""
+    chosen = head_spots([slide.measured for slide in slides])
+    inputs, expression = [], []
+    for slide, spots in zip(slides, chosen, strict=True):
+        images = {name: values[spots] for name, values in images_of(slide).items()}
+        inputs.append(head_inputs(module, images, spot_context=spot_context))
+        expression.append(slide.slide.expression[slide.slide.site_of_observation[spots]].toarray())
+    return ExpressionHead.fit(inputs, expression, donors=donors_of(slides))
 
 
 def predictor_of(model: STAlign, method: PredictionMethod, n_neighbors: int) -> Predictor:
     """How an aligner predicts: see :meth:`stimage.models.STAlign.predict_expression`. Nothing is below 0."""
-    if method == "regression":
-        return lambda found: np.maximum(model.head(_side_by_side(found)), 0)
-    predict = _retrieval(model.module, model.paired.slides, n_neighbors)
-    return lambda found: np.maximum(predict(found), 0)
+    if method == "retrieval":
+        predict = _retrieval(model.module, model.paired.slides, n_neighbors)
+        return lambda images: np.maximum(predict(images), 0)
+    options = {"spot_context": model.spot_context}
+    return lambda images: np.maximum(model.head(head_inputs(model.module, images, **options)), 0)
 
 
 def _retrieval(module: SpotNicheAligner, training: list[PairedSlide], n_neighbors: int) -> Predictor:
@@ -98,11 +110,19 @@ def _retrieval(module: SpotNicheAligner, training: list[PairedSlide], n_neighbor
     expression = _expression(training)
     number = min(n_neighbors, len(keys))
     finder = NearestNeighbors(n_neighbors=number, metric="cosine", algorithm="brute").fit(keys)
-    return lambda found: finder.kneighbors_graph(found["spot"]) @ expression / number
+    return lambda images: finder.kneighbors_graph(_image_vectors(module, images, "spot")) @ expression / number
 
 
-def _side_by_side(vectors: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate(list(vectors.values()), axis=1)
+@torch.no_grad()
+def _image_vectors(module: SpotNicheAligner, images: Images, level: str) -> np.ndarray:
+    """Aligned image vectors of spots or niches (spots x dim)."""
+    module.eval()
+    place, name = place_of(module), f"{level}_image"
+    rows = [np.zeros((0, module.config.dim), dtype=np.float32)]
+    for start in range(0, len(images[name]), _BATCH_SIZE):
+        part = torch.as_tensor(images[name][start : start + _BATCH_SIZE], device=place)
+        rows.append(to_numpy(module.embed(AlignmentBatch(**{name: part}), level, "image")))
+    return np.concatenate(rows)
 
 
 def _expression(slides: list[PairedSlide]) -> np.ndarray:

@@ -81,10 +81,12 @@ def restored(
     )
     found["gene_encoder"] = gene_encoder_of(kind, identity, folder, gene_encoder)
     axes, head = tensors_under(weights, "basis."), tensors_under(weights, "head.")
-    _check_image_tensors(found, axes, head, n_genes)
-    axes, head = ({name: tensor.numpy() for name, tensor in part.items()} for part in (axes, head))
+    _check_axes(found, axes, head)
+    axes, tensors = ({name: tensor.numpy() for name, tensor in part.items()} for part in (axes, head))
     basis = ImageBasis(axes.get("spot_image"), axes.get("niche_image"), found["spot_context"]) if axes else None
-    found |= {"basis": basis, "head": ExpressionHead.from_tensors(head) if head else None}
+    if head:
+        _check_head(found, basis, head, n_genes)
+    found |= {"basis": basis, "head": ExpressionHead.from_tensors(tensors) if head else None}
     config: AlignerConfig = found["config"]
     module = tensors_under(weights, "module.")
     found["module"] = load_module(
@@ -152,10 +154,8 @@ def _image_encoders(
     return {"image_encoder": encoder, "niche_image_encoder": of_niches}
 
 
-def _check_image_tensors(
-    found: dict[str, Any], axes: dict[str, torch.Tensor], head: dict[str, torch.Tensor], n_genes: int
-) -> None:
-    """Raise ``DamagedError`` unless the tensors for images are those of the encoders, patches and genes."""
+def _check_axes(found: dict[str, Any], axes: dict[str, torch.Tensor], head: dict[str, torch.Tensor]) -> None:
+    """Raise ``DamagedError`` unless the axes of image features are those of the encoders and patches."""
     if found["image_encoder"] is None and (axes or head):
         raise DamagedError("there are weights for images, and no image encoder is named")
     patches: PatchSpec = found["patches"]
@@ -171,7 +171,11 @@ def _check_image_tensors(
         if encoder is not None
     }
     check_shapes(shapes, axes)
-    if head:
-        n_inputs = n_head_inputs(found["config"], niches=found["niches"])
-        shapes = {"mean": (n_inputs,), "weights": (n_inputs, n_genes), "intercept": (n_genes,), "penalty": (1,)}
-        check_shapes(shapes, head)
+
+
+def _check_head(found: dict[str, Any], basis: ImageBasis | None, head: dict[str, torch.Tensor], n_genes: int) -> None:
+    """Raise ``DamagedError`` unless the regression is one from these images to the genes."""
+    options = {"niches": found["niches"], "trained_encoder": found["train_image_encoder"]}
+    n_inputs = n_head_inputs(found["config"], basis, **options)
+    shapes = {"mean": (n_inputs,), "weights": (n_inputs, n_genes), "intercept": (n_genes,)}
+    check_shapes({**shapes, "penalty": (1,), "slope": (1,)}, head)

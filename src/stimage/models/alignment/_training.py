@@ -14,9 +14,6 @@ from stimage.modules import SpotNicheAligner
 from stimage.train import AlignmentOptimizerConfig, AlignmentPlan
 from stimage.train._fit import Fitted, fit
 
-ONLY_ONCE = ("callbacks", "logger", "default_root_dir", "enable_checkpointing")
-"""Arguments of the trainer that are for the aligner that is kept, not for those that are trained beside it."""
-
 
 def check_alignment_options(
     *, max_epochs: Any, batch_size: Any, negatives: Any = "slide", num_workers: Any = 0, **trainer_kwargs: Any

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from stimage._settings import progress
 from stimage.data import SlideImage, square_boxes
 from stimage.data.sampling._paired_slide import standardised_by
-from stimage.models._devices import find_device, on_device, place_of, to_numpy
+from stimage.models._devices import find_device, on_device
 from stimage.models.alignment._image_features import encoded, patch_colours
-from stimage.models.alignment._module import levels_of
 from stimage.models.alignment._prediction import predictor_of
 from stimage.models.alignment._setup import SPOT_PIXELS
 from stimage.models.alignment.bare_slide._tissue_mask import TissueMask, find_tissue
-from stimage.modules import AlignmentBatch, ImageEncoder
+from stimage.modules import ImageEncoder
 
 if TYPE_CHECKING:
     from stimage.models._stalign import STAlign
@@ -172,7 +170,7 @@ def predict_places(
         predict = predictor_of(model, method, n_neighbors)
         for rows in batches:
             images = {name: scratch.standardised(rows) for name, scratch in kept.items()}
-            predicted[rows] = predict(_vectors(model, images))
+            predicted[rows] = predict(images if model.basis is None else {**images, **model.basis.components(images)})
     return predicted
 
 
@@ -202,12 +200,3 @@ def _features(image: SlideImage, boxes: list[np.ndarray], encoder: ImageEncoder,
             "damaged or its precision is too low."
         )
     return values
-
-
-def _vectors(model: STAlign, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Aligned image vectors of places by level."""
-    if model.basis is not None:
-        images = {**images, **model.basis.components(images)}
-    place = place_of(model.module)
-    batch = AlignmentBatch(**{name: torch.as_tensor(values, device=place) for name, values in images.items()})
-    return {level: to_numpy(model.module.embed(batch, level, "image")) for level in levels_of(model.niches)}
