@@ -102,7 +102,7 @@ def by_slide() -> str:
 
 def costs() -> str:
     body = []
-    for peer, name in {**NAMES, "stimage": OURS}.items():
+    for peer, name in {**NAMES, "closed_form": OURS}.items():
         found = {slide: peers[peer] for slide, peers in document()["slides"].items() if peer in peers}
         if not found:
             continue

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("stimage", "nichepca", "banksy", "spatialleiden", "cellcharter", "stagate", "graphst", "novae")
+PEERS = ("closed_form", "nichepca", "banksy", "spatialleiden", "cellcharter", "stagate", "graphst", "novae")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 

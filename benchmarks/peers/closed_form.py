@@ -1,6 +1,6 @@
 """stimage's closed form on the exported slides, for its time and memory beside those of the peers.
 
-    python benchmarks/peers/stimage.py --input INPUT --output OUTPUT/stimage
+    python benchmarks/peers/closed_form.py --input INPUT --output OUTPUT/closed_form
 
 Each slide alone, with its grid inferred. Library sizes are those of the gene pool: for scores see the scoreboard, which has all genes.
 """
