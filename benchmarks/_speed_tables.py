@@ -141,6 +141,20 @@ def memory() -> str:
     return table(["kB per observation", *(f"{int(size):,} observations" for size in sizes)], body)
 
 
+def bare_image() -> str:
+    found = read("bare_image")
+    width, height = found["pixels"]
+    body = [
+        ["pixels", f"{width:,} × {height:,}"],
+        ["places, genes", f"{found['places']:,}, {found['genes']:,}"],
+        ["seconds", f"{found['seconds']:.0f}"],
+        ["seconds of cores", f"{found['seconds_of_cores']:.0f}"],
+        ["memory of the process before", f"{found['megabytes_before']:,} MB"],
+        ["at most", f"{found['megabytes_at_most']:,} MB"],
+    ]
+    return table(["bare image", ""], body)
+
+
 TABLES = {
     "reconstruction": reconstruction,
     "sampling": sampling,
@@ -149,4 +163,5 @@ TABLES = {
     "corpus build": corpus_build,
     "embedding": embedding,
     "memory": memory,
+    "bare image": bare_image,
 }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from stimage import _validate
-from stimage.modules import AlignmentBatch
+from stimage.models.alignment._prediction import head_inputs, images_of
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from stimage.models._stalign import STAlign
 
 
@@ -24,6 +26,11 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
         If the aligner knows none of the genes.
     TypeError, ValueError
         If ``genes`` is something else, or asks for nothing.
+
+    Warns
+    -----
+    UserWarning
+        If the aligner does not know some of the genes.
     """
     if isinstance(genes, str):
         genes = [genes]
@@ -42,6 +49,14 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
         raise KeyError(
             f"`genes`: the aligner knows none of {_validate.listing(wanted, 5)}; it knows {_validate.listing(model.genes, 5)}."
         )
+    unknown = [name for name in wanted if name not in position]
+    if unknown:
+        warnings.warn(
+            f"The aligner does not know {_validate.listing(unknown, 5)}: only {_validate.listing(known, 5)} are looked up. Train "
+            "with `genes=` that hold them.",
+            UserWarning,
+            stacklevel=3,
+        )
     weights = np.zeros(len(position), dtype=np.float32)
     for name, weight in known.items():
         weights[position[name]] = weight
@@ -50,17 +65,33 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
     return weights
 
 
-@torch.no_grad()
-def query_vector(model: STAlign, weights: np.ndarray) -> np.ndarray:
-    """Gene vector of a spot that differs from its slide's mean by these weights, less that of the mean itself (dim)."""
-    device = next(model.module.parameters()).device
-    expression = torch.from_numpy(np.stack([weights, np.zeros_like(weights)])).to(device)
-    vectors = model.module.embed(AlignmentBatch(spot_genes=expression), "spot", "gene").float().cpu().numpy()
-    return vectors[0] - vectors[1]
+def found_on_slides(model: STAlign, data: AnnData, weights: np.ndarray, **reading: Any) -> np.ndarray:
+    """How much more of some genes the image predicts than in the mean of a slide (observations), in standard deviations.
 
+    That is the regression of expression before it is shrunk, which changes no order of places. The vector that encodes some
+    genes alone is no such thing: spots that have more of a gene differ in all that goes with it.
 
-def similarity(images: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Cosine of image vectors of the spots of a slide (spots x dim), less their mean, with a query (dim)."""
-    centred = images - images.mean(axis=0)
-    lengths = np.linalg.norm(centred, axis=1) * max(float(np.linalg.norm(query)), 1e-12)
-    return (centred @ query / np.maximum(lengths, 1e-12)).astype(np.float32)
+    Parameters
+    ----------
+    model
+        A trained aligner with images.
+    data
+        Slides with grid, niches and images.
+    weights
+        How much each gene of the vocabulary counts (genes).
+    reading
+        Folders of images and of their features.
+
+    Returns
+    -------
+    numpy.ndarray
+        One number for each observation, float32; 0 on a slide whose places all look the same.
+    """
+    paired = model._paired_for(data, **reading, counts=False)
+    direction = model.head.weights @ weights
+    found = []
+    for slide in paired.slides:
+        inputs = head_inputs(model.module, images_of(slide), spot_context=model.spot_context)
+        values = (inputs - inputs.mean(axis=0)) @ direction
+        found.append(values / max(float(values.std()), 1e-12))
+    return np.concatenate(found)[paired.corpus.observation_order].astype(np.float32)
