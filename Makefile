@@ -58,9 +58,10 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/pretrain_human.py --data $(DATA) --without DLPFC --output benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/alignment.py --data $(DATA)
+	$(BIN)/python benchmarks/alignment_ablation.py --data $(DATA)
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/simulated_tissue.py --data $(DATA)
-	for benchmark in sampling training_step corpus embedding reconstruction memory whole_slide uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in sampling training_step corpus embedding reconstruction memory whole_slide bare_image uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	$(BIN)/python benchmarks/_tables.py
 
 benchmarks-short: $(VENV)/.test

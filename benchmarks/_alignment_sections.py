@@ -12,9 +12,9 @@ import pandas as pd
 from scipy import sparse
 
 import stimage as sti
-from stimage.models import PatchSpec
-from stimage.models.alignment._setup import ImageReader, paired_corpus_of
-from stimage.modules import load_image_encoder
+from stimage.models import PatchSpec, STImage
+from stimage.models.alignment._setup import ImageReader, paired_corpus_of, spot_vectors
+from stimage.modules import ImageEncoder, ScGPTEncoder, load_image_encoder
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Sections:
     adatas: dict[str, anndata.AnnData]
     reader: ImageReader
     config: dict = field(default_factory=dict)
+    gene_encoder: STImage | ScGPTEncoder | None = None
 
     @property
     def reading(self) -> dict:
@@ -48,6 +49,12 @@ class Sections:
         chosen = np.sort(np.argsort(-expression.var(axis=0))[:1000])
         return sti.benchmark.principal_components(expression[:, chosen], 30)
 
+    def frozen_genes(self, name: str) -> np.ndarray:
+        """What the frozen gene encoder says of the spots; without one, their principal components."""
+        if self.gene_encoder is None:
+            return self.components(name)
+        return np.asarray(spot_vectors(self.adatas[name], self.gene_encoder))
+
     def stacked(self, names: list[str]) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
         """Expression over the genes that all sections have, these genes, and the section of each spot."""
         genes = pd.Index(sorted(set.intersection(*(set(self.adatas[name].var_names) for name in names))))
@@ -68,7 +75,14 @@ def log_expression(adata: anndata.AnnData, genes: pd.Index) -> sparse.csr_matrix
     return expression.tocsr()[:, adata.var_names.get_indexer(genes)]
 
 
-def read_sections(data: Path, names: tuple[str, ...], cache: Path) -> Sections:
+def read_sections(
+    data: Path,
+    names: tuple[str, ...],
+    cache: Path,
+    *,
+    image_encoder: ImageEncoder | None = None,
+    gene_encoder: STImage | ScGPTEncoder | None = None,
+) -> Sections:
     """Sections of the shared data; the image files are linked into one folder, which the package is told of."""
     folder = Path(tempfile.mkdtemp(prefix="stimage-images-"))
     adatas = {}
@@ -80,8 +94,9 @@ def read_sections(data: Path, names: tuple[str, ...], cache: Path) -> Sections:
             file = library["metadata"]["source_image_path"]
             (folder / file).symlink_to((data / name / file).resolve())
         adatas[name] = prepared(adata)
-    encoder = load_image_encoder("efficientnet_lite0").eval().requires_grad_(False)
-    return Sections(adatas, ImageReader(encoder, encoder, PatchSpec(), folder, cache))
+    encoder = load_image_encoder("efficientnet_lite0") if image_encoder is None else image_encoder
+    encoder = encoder.eval().requires_grad_(False)
+    return Sections(adatas, ImageReader(encoder, encoder, PatchSpec(), folder, cache), gene_encoder=gene_encoder)
 
 
 def donor_of(name: str) -> str:

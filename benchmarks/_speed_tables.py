@@ -158,6 +158,20 @@ def whole_slide() -> str:
     return table([*header, "cost per site, large over small"], body)
 
 
+def bare_image() -> str:
+    found = read("bare_image")
+    width, height = found["pixels"]
+    body = [
+        ["pixels", f"{width:,} × {height:,}"],
+        ["places, genes", f"{found['places']:,}, {found['genes']:,}"],
+        ["seconds", f"{found['seconds']:.0f}"],
+        ["seconds of cores", f"{found['seconds_of_cores']:.0f}"],
+        ["memory of the process before", f"{found['megabytes_before']:,} MB"],
+        ["at most", f"{found['megabytes_at_most']:,} MB"],
+    ]
+    return table(["bare image", ""], body)
+
+
 TABLES = {
     "reconstruction": reconstruction,
     "sampling": sampling,
@@ -167,4 +181,5 @@ TABLES = {
     "embedding": embedding,
     "memory": memory,
     "whole slide": whole_slide,
+    "bare image": bare_image,
 }

@@ -238,21 +238,22 @@ def alignment_domains() -> str:
 
 
 def alignment_ablations() -> str:
+    document = json.loads((RESULTS / "alignment_ablation.json").read_text())
     body = []
-    for name, entry in alignment()["ablations"].items():
-        frame = pd.DataFrame(entry["expression"]["scores"])
+    for name, entries in document["rows"].items():
         cells = []
         for level in ("spot", "niche"):
-            found = [seeds["0"].get(level) for seeds in entry["expression"]["recall"].values()]
-            cells.append("–" if None in found else f"{np.mean([one['recall'] / one['chance'] for one in found]):.1f}")
-        for method in ("regression", "retrieval"):
-            part = frame[frame["method"] == f"stimage {method}, seed 0"]
-            cells.append(f"{number(part['mse'].mean())}/{number(part['pearson'].mean())}")
-        scores = pd.DataFrame(entry["domains"]).set_index("method")
-        for section in scores["section"].unique():
-            cells.append(number(float(scores[scores["section"] == section]["ari"]["fused, spot"])))
+            found = [entry["recall"][level] for entry in entries if level in entry.get("recall", {})]
+            cells.append(f"{np.mean([one['recall'] / one['chance'] for one in found]):.1f}" if found else "–")
+        for method in ("retrieval", "regression"):
+            found = [entry[method] for entry in entries if method in entry]
+            scores = [number(float(np.mean([one[metric] for one in found]))) for metric in ("mse", "pearson") if found]
+            cells.append("/".join(scores) or "–")
+        for section in document["labelled"]:
+            ari = np.array([entry["ari"][section] for entry in entries])
+            cells.append(number(float(ari.mean()), float(ari.std(ddof=1))))
         body.append([name, *cells])
-    header = ["variant", "recall, spot", "recall, niche", "regression", "retrieval", "ARI, olfactory bulb", "ARI, A1"]
+    header = ["variant", "recall, spot", "recall, niche", "retrieval", "regression", "ARI, olfactory bulb", "ARI, A1"]
     return rows(header, body)
 
 

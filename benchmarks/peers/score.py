@@ -37,7 +37,12 @@ def score(result: dict[str, np.ndarray], truth: np.ndarray, sites: np.ndarray) -
         found = [adjusted_rand_index(truth[annotated], labels[annotated]) for labels in result["labels"]]
         scores[OWN] = [round(value, 5) for value in found]
     if "embedding" in result:
-        facts = {"labels": np.where(annotated, truth.astype(object), None), "slides": np.repeat("slide", len(truth)), "positions": sites, "heads": ["knn"]}
+        facts = {
+            "labels": np.where(annotated, truth.astype(object), None),
+            "slides": np.repeat("slide", len(truth)),
+            "positions": sites,
+            "heads": ["knn"],
+        }
         rows = {"peer": result["embedding"]}
         records = evaluate_domains(rows, **facts, protocols=["block", "random"], n_repeats=10).to_dict("records")
         for clustering, n_seeds, suffix in (("kmeans", 1, ""), ("gmm", MIXTURE_SEEDS, "_gmm")):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimage import _keys, _validate
-from stimage.data.slides._observations import slide_observations
 from stimage.models import STAlign
-from stimage.models._setup import notes_of, setup_of
+from stimage.models._setup import notes_of
 from stimage.models.alignment._prediction import check_prediction
-from stimage.models.alignment._query import gene_weights, query_vector, similarity
+from stimage.models.alignment._query import found_on_slides, gene_weights
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,8 +30,9 @@ def query(
 ) -> AnnData | None:
     """Look up marker genes on a slide: where does its image look like tissue that expresses them?
 
-    The counts of ``adata`` are not looked at. A spot that has more of the genes than the mean of its slide is encoded as genes
-    are, and image vectors are compared with it. :func:`stimage.pl.expression` with ``key="stimage_query"`` shows the places.
+    The counts of ``adata`` are not looked at. Places are scored by how much more of the genes their image predicts than the mean
+    of their slide, as :func:`stimage.tl.predict_expression` does by regression. :func:`stimage.pl.expression` with
+    ``key="stimage_query"`` shows them.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def query(
         AnnData after :func:`stimage.pp.compact_grid` and :func:`stimage.pp.build_niches`, with an image; of spots, or what
         :func:`stimage.tl.predict_expression` gave for an image alone.
     aligner
-        A trained aligner with images, whose genes of spots are not encoded by a frozen encoder.
+        A trained aligner with images, whose vocabulary holds the genes.
     genes
         Names of genes, or a weight for each: how much more (or, below 0, less) of it there is than in the mean of the slide,
         in log1p of counts per 10,000. Names alone have a weight of 1.
@@ -62,7 +62,7 @@ def query(
         With ``copy=True`` the copy. Writes:
 
     ``obs["stimage_query"]``
-        Cosine, float32: 1 where the image says the same as the genes, compared within each slide.
+        Weighted sum of the predicted genes less its mean, in standard deviations, within each slide, float32.
     ``uns["stimage"]["stimage_query"]``
         Model id, version, vocabulary hash, and the genes that were looked up.
 
@@ -73,7 +73,12 @@ def query(
     TypeError
         If ``aligner`` is not an aligner.
     ValueError
-        If the aligner was built without images, was not trained or has a frozen gene encoder, or there is no such device.
+        If the aligner was built without images or was not trained, or there is no such device.
+
+    Warns
+    -----
+    UserWarning
+        If the aligner does not know some of the genes: the others are looked up.
 
     Examples
     --------
@@ -91,23 +96,12 @@ def query(
     _validate.check_key_added(key_added)
     if key_added == "setup":
         raise ValueError('`key_added`="setup" is taken in adata.uns["stimage"]: choose another.')
-    if aligner.gene_encoder is not None:
-        raise ValueError(
-            f"This aligner sees genes through a frozen {type(aligner.gene_encoder).__name__}, which some genes alone cannot be "
-            "put into: train one without `gene_encoder`."
-        )
     check_prediction(aligner, method="regression", n_neighbors=1)
     notes = notes_of(adata)
     weights = gene_weights(aligner, genes)
     looked_up = {str(aligner.genes[number]): float(weights[number]) for number in np.flatnonzero(weights)}
-    reading = {"image_dir": image_dir, "cache_dir": cache_dir}
     where = {"accelerator": accelerator, "device": device}
-    vectors = aligner.get_latent_representation(adata, modality="image", level="spot", **reading, **where)
-    wanted = query_vector(aligner, weights, **where)
-    found = np.empty(adata.n_obs, dtype=np.float32)
-    setup = setup_of(adata)
-    for _, spots in slide_observations(adata, slide_key=setup["slide_key"], grid_key=setup["grid_key"]):
-        found[spots] = similarity(vectors[spots], wanted)
+    found = found_on_slides(aligner, adata, weights, image_dir=image_dir, cache_dir=cache_dir, **where)
     adata = adata.copy() if copy else adata
     adata.obs[key_added] = found
     entry = {**aligner.provenance(adata), "genes": list(looked_up), "weights": list(looked_up.values())}

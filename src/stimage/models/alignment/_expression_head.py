@@ -21,7 +21,7 @@ class ExpressionHead:
     mean
         Mean of the inputs (inputs).
     weights
-        Coefficients (inputs x genes), times ``slope``.
+        Coefficients (inputs x genes).
     intercept
         Mean expression of the training spots (genes).
     penalty
@@ -82,7 +82,7 @@ class ExpressionHead:
             within = [(x - x.mean(axis=0), y - y.mean(axis=0), donor) for x, y, donor in parts]
             slope = _slope(_by_group(parts, folds), _by_group(within, folds), total, penalty)
         head = total.solve(penalty)
-        head = cls(head.mean, slope * head.weights, head.intercept, penalty, slope)
+        head = cls(head.mean, head.weights, head.intercept, penalty, slope)
         # As it will be read from a file, so that a loaded model predicts the same to the last digit.
         return cls.from_tensors(head.tensors())
 
@@ -94,7 +94,7 @@ class ExpressionHead:
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Expression (spots x genes) from inputs (spots x inputs), float32."""
-        return ((inputs - self.mean) @ self.weights + self.intercept).astype(np.float32)
+        return (self.slope * ((inputs - self.mean) @ self.weights) + self.intercept).astype(np.float32)
 
     def squared_error(self, moments: _Moments) -> float:
         """Sum of squared errors over spots of which only the moments are known."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from stimage import _validate
-from stimage.models._devices import find_device, on_device, to_numpy
-from stimage.modules import AlignmentBatch
+from stimage.models._devices import find_device, on_device
+from stimage.models.alignment._prediction import head_inputs, images_of
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from stimage.models._stalign import STAlign
 
 
@@ -25,6 +27,11 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
         If the aligner knows none of the genes.
     TypeError, ValueError
         If ``genes`` is something else, or asks for nothing.
+
+    Warns
+    -----
+    UserWarning
+        If the aligner does not know some of the genes.
     """
     if isinstance(genes, str):
         genes = [genes]
@@ -43,6 +50,14 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
         raise KeyError(
             f"`genes`: the aligner knows none of {_validate.listing(wanted, 5)}; it knows {_validate.listing(model.genes, 5)}."
         )
+    unknown = [name for name in wanted if name not in position]
+    if unknown:
+        warnings.warn(
+            f"The aligner does not know {_validate.listing(unknown, 5)}: only {_validate.listing(known, 5)} are looked up. Train "
+            "with `genes=` that hold them.",
+            UserWarning,
+            stacklevel=3,
+        )
     weights = np.zeros(len(position), dtype=np.float32)
     for name, weight in known.items():
         weights[position[name]] = weight
@@ -51,19 +66,45 @@ def gene_weights(model: STAlign, genes: object) -> np.ndarray:
     return weights
 
 
-def query_vector(
-    model: STAlign, weights: np.ndarray, *, accelerator: str = "auto", device: int | str = "auto"
+def found_on_slides(
+    model: STAlign,
+    data: AnnData,
+    weights: np.ndarray,
+    *,
+    accelerator: str = "auto",
+    device: int | str = "auto",
+    **reading: Any,
 ) -> np.ndarray:
-    """Gene vector of a spot that differs from its slide's mean by these weights, less that of the mean itself (dim)."""
+    """How much more of some genes the image predicts than in the mean of a slide (observations), in standard deviations.
+
+    That is the regression of expression before it is shrunk, which changes no order of places. The vector that encodes some
+    genes alone is no such thing: spots that have more of a gene differ in all that goes with it.
+
+    Parameters
+    ----------
+    model
+        A trained aligner with images.
+    data
+        Slides with grid, niches and images.
+    weights
+        How much each gene of the vocabulary counts (genes).
+    accelerator, device
+        Where the aligner and its image encoders run.
+    reading
+        Folders of images and of their features.
+
+    Returns
+    -------
+    numpy.ndarray
+        One number for each observation, float32; 0 on a slide whose places all look the same.
+    """
     place = find_device(accelerator, device, model.module)
+    paired = model._paired_for(data, **reading, accelerator=accelerator, device=device, counts=False)
+    direction = model.head.weights @ weights
+    found = []
     with on_device(place, model.module):
-        expression = torch.as_tensor(np.stack([weights, np.zeros_like(weights)]), device=place)
-        vectors = to_numpy(model.module.embed(AlignmentBatch(spot_genes=expression), "spot", "gene"))
-    return vectors[0] - vectors[1]
-
-
-def similarity(images: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Cosine of image vectors of the spots of a slide (spots x dim), less their mean, with a query (dim)."""
-    centred = images - images.mean(axis=0)
-    lengths = np.linalg.norm(centred, axis=1) * max(float(np.linalg.norm(query)), 1e-12)
-    return (centred @ query / np.maximum(lengths, 1e-12)).astype(np.float32)
+        for slide in paired.slides:
+            inputs = head_inputs(model.module, images_of(slide), spot_context=model.spot_context)
+            values = (inputs - inputs.mean(axis=0)) @ direction
+            found.append(values / max(float(values.std()), 1e-12))
+    return np.concatenate(found)[paired.corpus.observation_order].astype(np.float32)
