@@ -221,7 +221,9 @@ def _baselines(slides: list[Slide], seed: int) -> dict[str, np.ndarray]:
     names = np.repeat([slide.name for slide in slides], [slide.n_sites for slide in slides])
     positions = [site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity) for slide in slides]
     # Baselines see all slides together.
-    matrices = [slide.expression.in_memory() for slide in slides]
+    matrices = [
+        slide.expression if sparse.issparse(slide.expression) else slide.expression.in_memory() for slide in slides
+    ]
     expression = matrices[0] if len(matrices) == 1 else sparse.vstack(matrices, format="csr")
     starts = np.cumsum([0, *(slide.n_sites for slide in slides[:-1])])
     site = np.concatenate([start + slide.site_of_observation for start, slide in zip(starts, slides, strict=True)])
