@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stimage.data.sampling.units import UNITS, SampleKind, SampleUnit, SpotDataset, SpotSample, SpotSampler
     from stimage.data.slides._macro_domains import macro_domains
     from stimage.data.slides._neighbors import NearestSites
+    from stimage.data.slides._row_matrix import RowMatrix
     from stimage.data.slides._slide import Slide, site_positions
     from stimage.data.slides._smoothing import gaussian_mean
     from stimage.data.slides._spectrum import principal_genes
@@ -58,6 +59,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "slides._smoothing": ["gaussian_mean"],
         "slides._spectrum": ["principal_genes"],
         "slides._splits": ["split_by_block", "split_by_slide"],
+        "slides._row_matrix": ["RowMatrix"],
         "slides._stored_matrix": ["StoredMatrix"],
         "slides._vocabulary": ["GeneMatch", "Vocabulary"],
     },
