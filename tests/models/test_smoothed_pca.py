@@ -7,17 +7,20 @@ import pytest
 import torch
 from checkpoints import edit_weights
 from helpers import assert_unchanged
+from scipy import sparse
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
 import stimage as sti
 from stimage.data import site_positions
+from stimage.models._smoothed_pca import own_axes
 from stimage.models.embedding._codes import NicheCodes
 
 
-def slides(n_slides=2, **options):
+def slides(n_slides=2, n_rows=18, n_cols=16, **options):
     adatas = [
-        sti.datasets.simulate_tissue(n_rows=18, n_cols=16, n_genes=150, seed=n, **options) for n in range(n_slides)
+        sti.datasets.simulate_tissue(n_rows=n_rows, n_cols=n_cols, n_genes=150, seed=n, **options)
+        for n in range(n_slides)
     ]
     for adata in adatas:
         sti.pp.compact_grid(adata)
@@ -31,13 +34,21 @@ def kernel(slide, width):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("layout", ["hex", "square", "irregular"])
-def test_against_the_formula(layout):
-    adatas = slides(2, layout=layout)
+@pytest.mark.parametrize(
+    ("layout", "n_rows", "n_cols"), [("hex", 18, 16), ("square", 18, 16), ("irregular", 18, 16), ("hex", 36, 35)]
+)
+def test_against_the_formula(layout, n_rows, n_cols):
+    adatas = slides(2, n_rows, n_cols, layout=layout)
     model = sti.models.SmoothedPCA(adatas)
     corpus = sti.data.Corpus.from_anndata(adatas, genes=model.genes).to_target_sum(1e3)
     centred = [slide.expression.toarray() - slide.expression[slide.active].toarray().mean(axis=0) for slide in corpus]
-    pca = PCA(30, svd_solver="full").fit(np.concatenate([x[s.active] for x, s in zip(centred, corpus, strict=True)]))
+    together = np.concatenate([x[s.active] for x, s in zip(centred, corpus, strict=True)])
+    if len(together) > 2000:
+        # On slides of a thousand spots and more, no gene varies more than the upper quartile of genes.
+        assert all(slide.active.sum() >= 1000 for slide in corpus)
+        scale = np.minimum(1, np.quantile(together.var(axis=0), 0.75) ** 0.5 / together.std(axis=0))
+        centred, together = [x * scale for x in centred], together * scale
+    pca = PCA(30, svd_solver="full").fit(together)
     scores = [x @ pca.components_.T for x in centred]
     context = [(kernel(s, 1.0) @ x + kernel(s, 2.2) @ x) / 2 for x, s in zip(scores, corpus, strict=True)]
     spread = np.sqrt(np.concatenate([c[s.active] for c, s in zip(context, corpus, strict=True)]).var(axis=0).sum())
@@ -53,6 +64,20 @@ def test_against_the_formula(layout):
     together = [pdist(a[s.site_of_observation]) for a, s in zip(averaged, corpus, strict=True)]
     for distances, vectors in zip(together, found, strict=True):
         assert np.corrcoef(distances, pdist(vectors[:, 30:]))[0, 1] > 0.95
+
+
+def test_no_gene_leads_on_large_slides():
+    """A gene that varies a lot without regard to tissue is in the first axis of small slides, not of large ones."""
+    share = {}
+    for n_rows in (18, 36):
+        (adata,) = slides(1, n_rows, n_rows)
+        counts = adata.X.toarray()
+        counts[:, 3] = np.random.default_rng(0).choice([0, 300], size=adata.n_obs)
+        adata.X = sparse.csr_matrix(counts)
+        slide = sti.data.Corpus.from_anndata(adata, genes=adata.var_names).to_target_sum(1e3)[0]
+        first = own_axes([slide])[:, 0]
+        share[n_rows] = first[3] ** 2 / np.square(first).sum()
+    assert share[18] > 0.5 > share[36]
 
 
 def test_spread_of_each_part_on_the_slides_of_the_fit():

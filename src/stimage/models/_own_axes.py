@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimage._settings import progress
-from stimage.data import Corpus, Slide, Vocabulary, principal_genes
+from stimage.data import Corpus, Slide, Vocabulary
 from stimage.models._devices import find_device, on_device
 from stimage.models._setup import corpus_of
-from stimage.models._smoothed_pca import N_AXES, TARGET_SUM, SmoothedPCA
+from stimage.models._smoothed_pca import TARGET_SUM, SmoothedPCA, own_axes
 from stimage.models.embedding._predicted import explained, explained_by_neighbors, predicted_components
 from stimage.models.embedding._readout import components_of, sample
 
@@ -85,7 +85,7 @@ def fit_on_own_axes(
     )  # raises for too few genes
     scaled = corpus.to_target_sum(TARGET_SUM)
     own = list(scaled)
-    axes, _ = principal_genes(own, N_AXES)
+    axes = own_axes(own)
     place = shared_genes(adatas, corpus.vocabulary, model.vocabulary)
     on_model = np.zeros((len(model.genes), axes.shape[1]), dtype=np.float32)
     on_model[place[place >= 0]] = axes[place >= 0]

@@ -23,6 +23,27 @@ N_AXES = 30
 N_POOL_GENES = 2000
 MOST_SITES = 20_000
 """Sites that codes and scales are fitted on."""
+MOST_VARIANCE = 0.75
+"""Quantile of the variances that genes are scaled down to on large slides, so that a contamination does not lead the axes."""
+FEWEST_SITES = 1_000
+"""Active sites that each slide must have for this: on a few hundred spots the genes that vary most are the informative ones."""
+
+
+def own_axes(slides: Sequence[Slide]) -> np.ndarray:
+    """Principal axes of the closed form.
+
+    Parameters
+    ----------
+    slides
+        Slides on its scale.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes (genes x at most 30), float32.
+    """
+    large = all(int(slide.active.sum()) >= FEWEST_SITES for slide in slides)
+    return principal_genes(list(slides), N_AXES, most_variance=MOST_VARIANCE if large else 1.0)[0]
 
 
 class SmoothedPCA(SlideModel):
@@ -91,7 +112,7 @@ class SmoothedPCA(SlideModel):
         if n_active < 3:
             raise ValueError(f"`data` has {n_active} sites with counts, at least 3 are needed: pass more observations.")
         corpus = corpus.to_target_sum(TARGET_SUM)
-        self._fit(corpus, principal_genes(list(corpus), N_AXES)[0], [None] * len(corpus), seed)
+        self._fit(corpus, own_axes(list(corpus)), [None] * len(corpus), seed)
 
     def _fit(self, corpus: Corpus, axes: np.ndarray, predicted: Sequence[np.ndarray | None], seed: int) -> None:
         self.vocabulary = corpus.vocabulary

@@ -9,12 +9,15 @@ from stimage.data import principal_genes
 from stimage.data.slides import _spectrum
 
 
-def dense_axes(slides):
+def dense_axes(slides, most_variance=1.0):
     """Singular vectors and deviations of the expression of active sites, centred per slide."""
     blocks = [slide.expression.toarray().astype(np.float64)[slide.active] for slide in slides]
     centred = np.vstack([block - block.mean(axis=0) for block in blocks])
-    _, values, axes = np.linalg.svd(centred, full_matrices=False)
-    return axes.T, values / np.sqrt(len(centred))
+    spread = centred.std(axis=0)
+    most = np.quantile(spread[spread > 0] ** 2, most_variance) ** 0.5
+    scale = np.array([most / own if own > most else 1.0 for own in spread])
+    _, values, axes = np.linalg.svd(centred * scale, full_matrices=False)
+    return scale[:, None] * axes.T, values / np.sqrt(len(centred))
 
 
 # Above 5,000 genes the gene-by-gene matrix is not formed.
@@ -30,6 +33,26 @@ def test_axes_are_those_of_a_dense_decomposition(n_genes, n_slides):
     largest = np.abs(axes).argmax(axis=0)
     assert (axes[largest, np.arange(6)] > 0).all()
     assert axes.dtype == deviation.dtype == np.float32
+
+
+@pytest.mark.parametrize("n_genes", [40, 5100])
+@pytest.mark.parametrize("most_variance", [0.1, 0.75])
+def test_genes_that_vary_most_are_scaled_down(n_genes, most_variance):
+    slides = [structured(9, 9, n_genes=n_genes, seed=seed) for seed in range(2)]
+    axes, deviation = principal_genes(slides, 2, most_variance=most_variance)
+    expected_axes, expected_deviation = dense_axes(slides, most_variance)
+    np.testing.assert_allclose(deviation, expected_deviation[:2], rtol=1e-4)
+    signs = np.sign(np.einsum("gk,gk->k", axes, expected_axes[:, :2]))
+    np.testing.assert_allclose(axes * signs, expected_axes[:, :2], atol=1e-3 * np.abs(axes).max())
+    largest = np.abs(axes).argmax(axis=0)
+    assert (axes[largest, np.arange(2)] > 0).all()
+    assert not np.allclose(np.abs(axes), np.abs(principal_genes(slides, 2)[0]), atol=0.05 * np.abs(axes).max())
+
+
+@pytest.mark.parametrize("most_variance", [0.0, 1.1, -0.5])
+def test_most_variance_is_a_quantile(most_variance):
+    with pytest.raises(ValueError, match="quantile above 0 and at most 1"):
+        principal_genes([random_slide(4, 4, n_genes=5)], 2, most_variance=most_variance)
 
 
 def test_genes_without_data_have_no_part():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from stimage.data.slides._slide import Slide
@@ -14,7 +15,9 @@ RUN = 64
 """Adjacent sites taken together, so that a part of a corpus on disk is read in few pieces."""
 
 
-def principal_genes(slides: list[Slide], n_components: int) -> tuple[np.ndarray, np.ndarray]:
+def principal_genes(
+    slides: list[Slide], n_components: int, *, most_variance: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Principal axes of expression, centred per slide, over the active sites of all slides.
 
     Of more than 50,000 sites (with more than 5,000 genes, of more than 30 million non-zero values too) a part is taken:
@@ -26,12 +29,20 @@ def principal_genes(slides: list[Slide], n_components: int) -> tuple[np.ndarray,
         Slides of one vocabulary.
     n_components
         Number of axes; fewer are returned when there are not as many genes or sites.
+    most_variance
+        Genes of a variance above this quantile (of the genes that vary) are scaled down to it, so that a few genes do not lead
+        the axes. The factors are part of the axes returned, which take expression as it is. By default no gene is scaled.
 
     Returns
     -------
     tuple
-        Axes (genes x components, orthonormal, largest variance first, signs fixed so that the entry of largest
-        magnitude is positive) and the standard deviation along each of them (components).
+        Axes (genes x components, largest variance first, signs fixed so that the entry of largest magnitude is positive;
+        orthonormal if no gene is scaled) and the standard deviation along each of them (components).
+
+    Raises
+    ------
+    ValueError
+        If ``most_variance`` is not above 0 and at most 1.
 
     Examples
     --------
@@ -43,6 +54,8 @@ def principal_genes(slides: list[Slide], n_components: int) -> tuple[np.ndarray,
     >>> axes.shape, deviation.shape
     ((100, 10), (10,))
     """
+    if not 0 < most_variance <= 1:
+        raise ValueError(f"`most_variance` is a quantile above 0 and at most 1, but it is {most_variance}.")
     n_genes = slides[0].expression.shape[1]
     parts = [(slide, sites) for slide, sites in zip(slides, _chosen_sites(slides), strict=True) if len(sites)]
     n_sites = sum(len(sites) for _, sites in parts)
@@ -57,16 +70,20 @@ def principal_genes(slides: list[Slide], n_components: int) -> tuple[np.ndarray,
             gram += np.outer(block.shape[0] * mean, mean)
             gram -= np.outer(total, mean)
             gram -= np.outer(mean, total)
+        scale = _scale(np.diag(gram), most_variance)
+        gram *= np.outer(scale, scale)
     else:
         means = [slide.gene_mean.astype(np.float64) for slide, _ in parts]
         blocks = [slide.expression[sites].astype(np.float64) for slide, sites in parts]
+        scale = _scale(sum(map(_squares, blocks, means)), most_variance)
 
         def multiply(vector: np.ndarray) -> np.ndarray:
+            scaled = scale * vector.ravel()
             product = np.zeros(n_genes)
             for block, mean in zip(blocks, means, strict=True):
-                score = block @ vector.ravel() - mean @ vector.ravel()
+                score = block @ scaled - mean @ scaled
                 product += block.T @ score - mean * score.sum()
-            return product
+            return scale * product
 
         gram = LinearOperator((n_genes, n_genes), matvec=multiply, dtype=np.float64)
 
@@ -74,9 +91,24 @@ def principal_genes(slides: list[Slide], n_components: int) -> tuple[np.ndarray,
     start = np.random.default_rng(0).standard_normal(n_genes)
     values, axes = eigsh(gram, k=n_components, v0=start)
     order = np.argsort(values)[::-1]
-    values, axes = values[order], axes[:, order]
+    values, axes = values[order], scale[:, None] * axes[:, order]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_components)])
     return (axes * signs).astype(np.float32), np.sqrt(np.maximum(values, 0) / n_sites).astype(np.float32)
+
+
+def _squares(block: csr_matrix, mean: np.ndarray) -> np.ndarray:
+    """Sum of the squared deviations of each gene from ``mean``."""
+    total = np.asarray(block.sum(axis=0)).ravel()
+    return np.asarray(block.multiply(block).sum(axis=0)).ravel() - 2 * mean * total + block.shape[0] * mean**2
+
+
+def _scale(squares: np.ndarray, most_variance: float) -> np.ndarray:
+    """Factor of each gene that takes its sum of squares down to a quantile of those of the genes that vary."""
+    varying = squares[squares > 1e-12 * squares.max(initial=0.0)]
+    if most_variance == 1 or not len(varying):
+        return np.ones(len(squares))
+    most = np.quantile(varying, most_variance)
+    return np.sqrt(most / np.maximum(squares, most))
 
 
 def _chosen_sites(slides: list[Slide]) -> list[np.ndarray]:
