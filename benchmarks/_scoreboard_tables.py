@@ -111,7 +111,39 @@ def by_slide() -> str:
     return table(heads, body)
 
 
+PROTOCOL_ROWS = (
+    "coordinates only",
+    "per 1,000, 30 axes, one spot",
+    "per 1,000, 30 axes, mean of 7",
+    "per 1,000, 30 axes, mean of 19",
+    "per 1,000, 30 axes, mean of 37",
+    "NichePCA",
+    OURS,
+)
+
+
+def paper_protocol() -> str:
+    """The protocol of the paper, accuracy and adjusted Rand index of each study, in its layout."""
+    found: dict[str, dict[str, str]] = {method: {} for method in PROTOCOL_ROWS}
+    averages = {method: [] for method in PROTOCOL_ROWS}
+    studies = []
+    for path in sorted(RESULTS.glob("*.json")):
+        document = json.loads(path.read_text())
+        records = pd.DataFrame(document["records"], columns=document["columns"])
+        means = records[records["protocol"] == "random"].groupby("method")[["accuracy", "ari"]].mean()
+        studies.append(document["study"])
+        for method in PROTOCOL_ROWS:
+            found[method][document["study"]] = "{accuracy:.3f}/{ari:.3f}".format(**means.loc[method])
+            averages[method].append(means.loc[method])
+    body = []
+    for method in PROTOCOL_ROWS:
+        mean = pd.DataFrame(averages[method]).mean()
+        body.append([method, *(found[method][study] for study in studies), "{accuracy:.3f}/{ari:.3f}".format(**mean)])
+    return table(["accuracy/ARI", *studies, "average"], body)
+
+
 TABLES = {
+    "paper knn": paper_protocol,
     "scoreboard": summary,
     "scoreboard, all rows": whole,
     "scoreboard, best averages": best_rows,

@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from _region_tables import TABLES as REGION_TABLES
 from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
 from _speed_tables import TABLES as SPEED_TABLES
+from _trained_tables import TABLES as TRAINED_TABLES
 from _uses_tables import TABLES as USES_TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -34,22 +34,11 @@ PAGES = (
     "docs/user_guide/corpus.md",
     "docs/user_guide/simulated_tissue.md",
 )
-BASELINES = (
-    "coordinates only",
-    "raw expression",
-    "PCA-30",
-    "PCA-30, mean of 7",
-    "PCA-30, mean of 19",
-    "PCA-30, mean of 37",
-    "PCA-30, mean of 7 beside 37",
-)
-OURS = {"patch": "stimage", "neighborhood": "stimage, neighborhood", "spot": "stimage, spot", "slice": "stimage, slice"}
 COLUMNS = {
     "leave-slide-out accuracy": ("leave_slide_out", "knn", "accuracy"),
     "block accuracy": ("block", "knn", "accuracy"),
     "random 20/80 accuracy": ("random", "knn", "accuracy"),
     "unsupervised ARI": ("unsupervised", "true_number", "ari"),
-    "the same, number estimated": ("unsupervised", "estimated_number", "ari"),
 }
 
 
@@ -63,86 +52,6 @@ def number(value: float, deviation: float | None = None) -> str:
         return "–"
     text = f"{value:.3f}"
     return text if deviation is None or np.isnan(deviation) else f"{text} ± {deviation:.3f}"
-
-
-@cache
-def domains() -> pd.DataFrame:
-    """Records of all studies; the seeds of one model are one method with a column ``model_seed``."""
-    parts = []
-    for path in sorted((RESULTS / "domains").glob("*.json")):
-        document = json.loads(path.read_text())
-        part = pd.DataFrame(document["records"], columns=document["columns"])
-        parts.append(part.assign(study=path.stem.replace("_", " ")))
-    records = pd.concat(parts, ignore_index=True)
-    records = records[records["slide"] != "pooled"].copy()
-    found = records["method"].str.extract(r"^stimage (?P<unit>\w+), seed (?P<model_seed>\d+)$")
-    records["model_seed"] = found["model_seed"].fillna("0")
-    records["method"] = found["unit"].map(OURS).fillna(records["method"])
-    return records
-
-
-def by_seed(records: pd.DataFrame, metric: str) -> pd.Series:
-    """Score of each slide and model seed, mean over splits or seeds of the clustering."""
-    return records.groupby(["method", "slide", "model_seed"])[metric].mean()
-
-
-def chosen(protocol: str, head: str) -> pd.DataFrame:
-    records = domains()
-    return records[(records["protocol"] == protocol) & (records["head"] == head)]
-
-
-def methods_of(records: pd.DataFrame) -> list[str]:
-    return [method for method in (*BASELINES, *OURS.values()) if method in set(records["method"])]
-
-
-def domains_summary() -> str:
-    table: dict[str, dict[str, str]] = {}
-    for column, (protocol, head, metric) in COLUMNS.items():
-        scores = by_seed(chosen(protocol, head), metric)
-        for method, part in scores.groupby("method"):
-            slides = part.groupby("slide").mean()
-            if len(slides) < scores.index.get_level_values("slide").nunique():
-                continue
-            over_seeds = part.groupby("model_seed").mean()
-            deviation = float(over_seeds.std()) if len(over_seeds) > 1 else None
-            table.setdefault(method, {})[column] = number(float(slides.mean()), deviation)
-    counts = {c: by_seed(chosen(p, h), m).index.get_level_values("slide").nunique() for c, (p, h, m) in COLUMNS.items()}
-    header = ["embedding", *(f"{column} ({counts[column]} slides)" for column in COLUMNS)]
-    order = [method for method in (*BASELINES, *OURS.values()) if method in table]
-    return rows(header, [[method, *(table[method].get(column, "–") for column in COLUMNS)] for method in order])
-
-
-def units_table() -> str:
-    scores = by_seed(chosen("leave_slide_out", "knn"), "accuracy")
-    study = domains().drop_duplicates("slide").set_index("slide")["study"]
-    frame = scores.groupby(["method", "slide"]).mean().reset_index()
-    frame["study"] = frame["slide"].map(study)
-    means = frame.groupby(["method", "study"])["accuracy"].mean().unstack()
-    body = [
-        [method, *(number(means.loc[method, s]) for s in means.columns), number(float(means.loc[method].mean()))]
-        for method in OURS.values()
-        if method in means.index
-    ]
-    return rows(["unit", *means.columns, "mean of studies"], body)
-
-
-def paper_methods(head: str) -> str:
-    records = chosen("random", head)
-    means = (
-        records.groupby(["method", "study", "slide"])[["accuracy", "ari"]].mean().groupby(["method", "study"]).mean()
-    )
-    studies = sorted(records["study"].unique())
-    body = []
-    for method in methods_of(records):
-        entries = means.loc[method]
-        cells = [
-            f"{entries.loc[s, 'accuracy']:.3f}/{entries.loc[s, 'ari']:.3f}" if s in entries.index else "–"
-            for s in studies
-        ]
-        average = entries.mean() if len(entries) == len(studies) else None
-        cells.append("–" if average is None else f"{average['accuracy']:.3f}/{average['ari']:.3f}")
-        body.append([method, *cells])
-    return rows([f"{head} head, accuracy/ARI", *studies, "average"], body)
 
 
 def paper_protocol() -> str:
@@ -279,20 +188,17 @@ def zero_shot() -> str:
     body = []
     for method in records["method"].unique():
         cells = []
-        for protocol, head, metric in list(COLUMNS.values())[:4]:
+        for protocol, head, metric in COLUMNS.values():
             part = records[
                 (records["method"] == method) & (records["protocol"] == protocol) & (records["head"] == head)
             ]
             cells.append(number(part.groupby("slide")[metric].mean().mean()))
         body.append([method, *cells])
-    return rows(["embedding", *list(COLUMNS)[:4]], body)
+    return rows(["embedding", *COLUMNS], body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "domains summary": domains_summary,
-    "units": units_table,
     "paper protocol": paper_protocol,
-    "paper knn": lambda: paper_methods("knn"),
     "paper ablations": paper_ablations,
     "regions mse": lambda: regions("mse"),
     "regions excess": lambda: regions("excess"),
@@ -314,6 +220,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SCOREBOARD_TABLES,
     **SIMULATION_TABLES,
     **SPEED_TABLES,
+    **TRAINED_TABLES,
     **USES_TABLES,
 }
 

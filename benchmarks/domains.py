@@ -1,79 +1,77 @@
-"""Spatial domains on every labelled slide: our units and modes beside the baselines, under every protocol.
+"""Models trained on the slides of a study: their embeddings beside the closed form on every labelled slide.
 
     python benchmarks/domains.py train --data ../shared/data     # embeddings to --cache (resumes where it stopped)
     python benchmarks/domains.py score --data ../shared/data     # docs/results/domains/<study>.json
     python benchmarks/domains.py --short                         # simulated, seconds, writes nothing
 
 Each study's slides are pretrained on together, without labels, with default settings, once for each seed: embeddings are
-transductive, as those of the baselines are. The other units see as many tokens in as many steps.
+transductive, as that of the closed form is. The protocols are those of `scoreboard.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from _studies import STUDIES, largest_window, read_study, simulated_study
+from scoreboard import facts_of, stored, table_of
 
 import stimage as sti
+from stimage.benchmark import evaluate_domains
+from stimage.models._setup import corpus_of
 
-UNITS = ("patch", "spot", "neighborhood", "slice")
+
+def path_of(cache: Path, study: str, seed: int) -> Path:
+    """The model of a study; its embeddings are beside it, with the ending .npz."""
+    return cache / f"{study}.patch.{seed}"
 
 
-def train(slides: list, study: str, cache: Path, unit: str, seed: int, **options) -> None:
-    """Pretrain on a study and store one file with the embeddings of its slides and the model's training slides."""
-    path = cache / f"{study}.{unit}.{seed}.npz"
-    if path.exists():
+def train(slides: list, study: str, cache: Path, seed: int, **options) -> None:
+    """Pretrain on a study and store the model, and one file with the embeddings of its slides."""
+    path = path_of(cache, study, seed)
+    embeddings = path.with_name(f"{path.name}.npz")
+    if embeddings.exists():
         return
     options = {"window": largest_window(slides, 16), **options}
     start = time.perf_counter()
-    model_kwargs = {"unit": unit, **options.pop("model_kwargs", {})}
-    training = {"enable_progress_bar": False}
-    model = sti.tl.pretrain(slides, seed=seed, model_kwargs=model_kwargs, trainer_kwargs=training, **options)
-    training_seconds = time.perf_counter() - start
-    arrays = {}
-    start = time.perf_counter()
-    for adata in slides:
-        sti.tl.embed(adata, model, seed=seed)
-        arrays[adata.obs["slide"].iloc[0]] = adata.obsm["X_stimage"]
-    facts = {
-        "training_seconds": training_seconds,
-        "embedding_seconds": time.perf_counter() - start,
-        "n_tokens_seen": model.n_tokens_seen,
-        "uns": {key: value for key, value in slides[0].uns["stimage"]["X_stimage"].items() if not callable(value)},
-    }
-    cache.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays, facts=json.dumps(facts, default=str))
-    model.save(cache / f"{study}.{unit}.{seed}", overwrite=True)
-    print(f"{study}, unit {unit}, seed {seed}: {training_seconds:.0f} s", flush=True)
+    model = sti.tl.pretrain(slides, seed=seed, trainer_kwargs={"enable_progress_bar": False}, **options)
+    seconds = time.perf_counter() - start
+    model.save(path, overwrite=True)
+    names = [str(adata.obs["slide"].iloc[0]) for adata in slides]
+    vectors = [model.get_latent_representation(adata, seed=seed) for adata in slides]
+    np.savez(embeddings, **dict(zip(names, vectors, strict=True)))
+    print(f"{study}, seed {seed}: {seconds:.0f} s", flush=True)
 
 
-def attach(slides: list, study: str, cache: Path) -> tuple[list[str], dict]:
-    """Write every stored embedding of a study to its slides; their keys, and the facts of each."""
-    facts = {}
-    for path in sorted(cache.glob(f"{study}.*.npz")):
-        unit, seed = path.stem.removeprefix(f"{study}.").split(".")
-        key = f"stimage {unit}, seed {seed}"
+def trained(slides: list, study: str, cache: Path) -> dict[str, list[np.ndarray]]:
+    """Embeddings of a study's slides by the models of all seeds that were trained."""
+    found = {}
+    for path in sorted(cache.glob(f"{study}.patch.*.npz")):
         with np.load(path) as arrays:
-            facts[key] = json.loads(str(arrays["facts"]))
-            for adata in slides:
-                adata.obsm[key] = arrays[adata.obs["slide"].iloc[0]]
-                adata.uns["stimage"] = {**adata.uns.get("stimage", {}), key: facts[key]["uns"]}
-    return list(facts), facts
+            vectors = [arrays[str(adata.obs["slide"].iloc[0])] for adata in slides]
+        found[f"trained, seed {path.stem.rpartition('.')[2]}"] = vectors
+    return found
 
 
-def score(slides: list, study: str, cache: Path, output: Path | None, **options) -> sti.benchmark.Report:
-    """Compare the stored embeddings with the baselines; one report for each study."""
-    keys, facts = attach(slides, study, cache)
-    report = sti.benchmark.compare(slides, use_rep=keys, label_key="label", allow_leak=True, **options)
-    report.metadata["training"] = {key: {k: v for k, v in fact.items() if k != "uns"} for key, fact in facts.items()}
-    if output is not None:
-        report.to_json(output / f"{study.replace(' ', '_')}.json")
-    return report
+def score(slides: list, study: str, cache: Path, *, n_repeats: int) -> pd.DataFrame:
+    """Scores of the closed form and of each model, with the protocols of the scoreboard."""
+    corpus = corpus_of(slides, n_pool_genes=2000)
+    rows = {"stimage": sti.models.SmoothedPCA(corpus).get_latent_representation(corpus)}
+    rows |= {name: np.concatenate(vectors) for name, vectors in trained(slides, study, cache).items()}
+    protocols = [*(["leave_slide_out"] if len(slides) > 1 else []), "block", "random", "unsupervised"]
+    return evaluate_domains(
+        rows,
+        **facts_of(slides, corpus),
+        protocols=protocols,
+        heads=["knn"],
+        n_repeats=n_repeats,
+        n_seeds=1,
+        n_seeds_estimated=0,
+    )
 
 
 def main() -> None:
@@ -83,10 +81,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/domains"))
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=STUDIES)
-    parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--heads", nargs="+", default=["knn"], choices=("knn", "mlp"))
-    parser.add_argument("--cluster-seeds", type=int, default=2, help="seeds of the mixture, for each seed of a model")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
@@ -94,10 +89,9 @@ def main() -> None:
         slides = simulated_study()
         with tempfile.TemporaryDirectory() as cache:
             options = {"window": 8, "n_pool_genes": 200, "model_kwargs": {"n_genes": 64}, "max_epochs": 1}
-            for unit in UNITS:
-                train(slides, "simulated", Path(cache), unit, 0, **options)
-            report = score(slides, "simulated", Path(cache), None, n_repeats=2, n_seeds=1, mlp_epochs=2)
-        print(report.mean_over_slides("leave_slide_out", "accuracy", "knn"))
+            train(slides, "simulated", Path(cache), 0, **options)
+            scores = score(slides, "simulated", Path(cache), n_repeats=2)
+        print(table_of(scores).to_string())
         return
     if arguments.step is None:
         parser.error("say `train`, `score` or `--short`")
@@ -105,11 +99,11 @@ def main() -> None:
         slides = read_study(arguments.data, study)
         if arguments.step == "train":
             for seed in arguments.seeds:
-                for unit in arguments.units:
-                    train(slides, study, arguments.cache, unit, seed)
+                train(slides, study, arguments.cache, seed)
         else:
-            options = {"heads": arguments.heads, "n_seeds": arguments.cluster_seeds}
-            score(slides, study, arguments.cache, arguments.output, **options)
+            path = arguments.output / f"{study.replace(' ', '_')}.json"
+            spots = {str(adata.obs["slide"].iloc[0]): adata.n_obs for adata in slides}
+            stored(score(slides, study, arguments.cache, n_repeats=10), study, path, spots=spots)
             print(f"{study}: scored", flush=True)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from _studies import read_study, simulated_study
-from domains import attach
+from domains import trained
 
 from stimage import benchmark
 
@@ -55,8 +55,7 @@ def main() -> None:
     slides = simulated_study() if arguments.short else read_study(arguments.data, "DLPFC")
     embeddings = {"coordinates only": [adata.obsm["X_grid"] for adata in slides]}
     if not arguments.short:
-        attach(slides, "DLPFC", arguments.cache)
-        embeddings["stimage"] = [adata.obsm["stimage patch, seed 0"] for adata in slides]
+        embeddings["stimage, trained"] = trained(slides, "DLPFC", arguments.cache)["trained, seed 0"]
     options = {"n_repeats": arguments.repeats, "mlp_epochs": 2 if arguments.short else 800}
     scores = score(slides, embeddings, heads=["knn", "mlp"], **options)
     print({m: {h: round(v["accuracy"]["mean"], 3) for h, v in heads.items()} for m, heads in scores.items()})

@@ -22,7 +22,7 @@ import stimage as sti
 from stimage.benchmark import evaluate_domains, neighbor_mean, principal_components
 from stimage.data import Corpus, site_positions
 from stimage.models._setup import corpus_of
-from stimage.models._smoothed_pca import own_axes
+from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._inference import project
 
 SIZES = (7, 19, 37)
@@ -87,16 +87,40 @@ def untrained(adatas: list) -> dict[str, list[np.ndarray]]:
     return {f"untrained model, mean of {size}": means(model.corpus, tokens, size) for size in (7, 19)}
 
 
-def score(adatas: list, *, n_repeats: int, n_seeds: int) -> pd.DataFrame:
-    corpus = corpus_of(adatas, n_pool_genes=2000)
+def facts_of(adatas: list, corpus: Corpus) -> dict[str, np.ndarray]:
+    """Labels, slides and positions of the observations of a study."""
     labels = [
         np.asarray(a.obs["label"], dtype=object)[s.observation_index] for a, s in zip(adatas, corpus, strict=True)
     ]
-    facts = {
+    return {
         "labels": np.concatenate(labels),
         "slides": np.concatenate([np.repeat(slide.name, len(slide.observation_index)) for slide in corpus]),
         "positions": parts_of(corpus, [positions_of(slide) for slide in corpus]),
     }
+
+
+def table_of(records: pd.DataFrame) -> pd.DataFrame:
+    """Mean score of each slide and method, over splits or seeds."""
+    keys = ["protocol", "head", "method", "slide"]
+    metrics = ["accuracy", "macro_f1", "ari", "nmi", "n_domains"]
+    records = records[records["slide"] != "pooled"]
+    return records.groupby(keys, sort=False)[metrics].mean().round(5).reset_index()
+
+
+def stored(records: pd.DataFrame, study: str, path: Path, **facts) -> None:
+    """Write the scores of a study, and other facts."""
+    table = table_of(records)
+    content = {"study": study, "versions": {"stimage": sti.__version__}, "columns": list(table.columns), **facts}
+    content["records"] = [
+        [None if isinstance(v, float) and np.isnan(v) else v for v in row] for row in table.to_numpy().tolist()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=None, separators=(",", ":")).replace("],[", "],\n[") + "\n")
+
+
+def score(adatas: list, *, n_repeats: int, n_seeds: int) -> pd.DataFrame:
+    corpus = corpus_of(adatas, n_pool_genes=2000)
+    facts = facts_of(adatas, corpus)
     rows = {"coordinates only": facts["positions"]}
     plain = {**plain_rows(corpus), "NichePCA": nichepca(corpus), **untrained(adatas)}
     rows |= {name: parts_of(corpus, vectors) for name, vectors in plain.items()}
@@ -160,13 +184,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.short:
         records = score(simulated_study(), n_repeats=2, n_seeds=2)
-        print(
-            records[records["slide"] != "pooled"]
-            .groupby(["protocol", "head", "method"])["ari"]
-            .mean()
-            .round(3)
-            .to_string()
-        )
+        print(table_of(records).groupby(["protocol", "head", "method"])["ari"].mean().round(3).to_string())
         return
     for study in arguments.studies:
         path = arguments.output / f"{study.replace(' ', '_')}.json"
@@ -174,20 +192,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         records = score(read_study(arguments.data, study), n_repeats=10, n_seeds=10)
-        records = records[records["slide"] != "pooled"]
-        keys = ["protocol", "head", "method", "slide"]
-        table = (
-            records.groupby(keys, sort=False)[["accuracy", "macro_f1", "ari", "nmi", "n_domains"]]
-            .mean()
-            .round(5)
-            .reset_index()
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"study": study, "versions": {"stimage": sti.__version__}, "columns": list(table.columns)}
-        content["records"] = [
-            [None if isinstance(v, float) and np.isnan(v) else v for v in row] for row in table.to_numpy().tolist()
-        ]
-        path.write_text(json.dumps(content, indent=None, separators=(",", ":")).replace("],[", "],\n[") + "\n")
+        stored(records, study, path)
         print(f"{study}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

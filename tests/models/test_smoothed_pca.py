@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 
 import stimage as sti
 from stimage.data import site_positions
-from stimage.models._smoothed_pca import own_axes
+from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._codes import NicheCodes
 
 

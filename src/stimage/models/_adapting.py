@@ -13,7 +13,7 @@ from stimage.modules import MaskedAutoencoder, SpotAutoencoder
 
 
 @torch.no_grad()
-def turn_genes_to(module: MaskedAutoencoder | SpotAutoencoder, slides: list[Slide]) -> np.ndarray:
+def turn_genes_to(module: MaskedAutoencoder | SpotAutoencoder, slides: list[Slide]) -> None:
     """Replace gene embeddings by principal axes of some slides, in the orientation that the module is used to.
 
     The rotation is the orthogonal one that brings tokens from the axes closest to the module's own tokens (Procrustes).
@@ -24,11 +24,6 @@ def turn_genes_to(module: MaskedAutoencoder | SpotAutoencoder, slides: list[Slid
         The module, changed in place. Genes that no slide measures stay as they are.
     slides
         Slides over the module's genes.
-
-    Returns
-    -------
-    numpy.ndarray
-        Principal axes of the slides (genes x components).
     """
 
     def tokens(of: MaskedAutoencoder | SpotAutoencoder) -> np.ndarray:
@@ -45,4 +40,3 @@ def turn_genes_to(module: MaskedAutoencoder | SpotAutoencoder, slides: list[Slid
     genes.embedding[measured] = (fresh.genes.embedding @ rotation)[measured]
     genes.output_embedding[measured] = (fresh.genes.output_embedding @ rotation)[measured]
     genes.output_projection.load_state_dict(fresh.genes.output_projection.state_dict())
-    return axes

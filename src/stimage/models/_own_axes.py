@@ -12,7 +12,8 @@ from stimage._settings import progress
 from stimage.data import Corpus, Slide, Vocabulary
 from stimage.models._devices import find_device, on_device
 from stimage.models._setup import corpus_of
-from stimage.models._smoothed_pca import TARGET_SUM, SmoothedPCA, own_axes
+from stimage.models._smoothed_pca import TARGET_SUM, SmoothedPCA
+from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._predicted import explained, explained_by_neighbors, predicted_components
 from stimage.models.embedding._readout import components_of, sample
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from stimage import _validate
-from stimage.data import Corpus, Slide, principal_genes
+from stimage.data import Corpus, Slide
 from stimage.models._base import SlideModel
 from stimage.models._setup import corpus_of, corpus_over, manifest_of
 from stimage.models.checkpoints._config import StoredConfig
 from stimage.models.checkpoints._weights import check_readout
+from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._readout import Readout, sample
 
 if TYPE_CHECKING:
@@ -19,31 +20,9 @@ if TYPE_CHECKING:
 
 TARGET_SUM = 1e3
 """The closer a library size is to the counts themselves, the less single counts of rare genes weigh."""
-N_AXES = 30
 N_POOL_GENES = 2000
 MOST_SITES = 20_000
 """Sites that codes and scales are fitted on."""
-MOST_VARIANCE = 0.75
-"""Quantile of the variances that genes are scaled down to on large slides, so that a contamination does not lead the axes."""
-FEWEST_SITES = 1_000
-"""Active sites that each slide must have for this: on a few hundred spots the genes that vary most are the informative ones."""
-
-
-def own_axes(slides: Sequence[Slide]) -> np.ndarray:
-    """Principal axes of the closed form.
-
-    Parameters
-    ----------
-    slides
-        Slides on its scale.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes (genes x at most 30), float32.
-    """
-    large = all(int(slide.active.sum()) >= FEWEST_SITES for slide in slides)
-    return principal_genes(list(slides), N_AXES, most_variance=MOST_VARIANCE if large else 1.0)[0]
 
 
 class SmoothedPCA(SlideModel):

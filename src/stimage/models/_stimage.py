@@ -119,9 +119,6 @@ class STImage(SlideModel):
     Spatial Transcriptomics as Images for Large-Scale Pretraining, arXiv 2603.13432.
     """
 
-    _axes: np.ndarray | None = None
-    """Principal axes of the training slides where they were found at the start, so that a readout need not look again."""
-
     def __init__(
         self,
         data: AnnData | Sequence[AnnData] | Corpus,
@@ -168,8 +165,8 @@ class STImage(SlideModel):
             torch.manual_seed(seed)
             self.module = build_module(len(self.genes), self.autoencoder, self.unit)
         if chosen.spectral_start if spectral_start is None else spectral_start:
-            self._axes, deviation = principal_genes(self.corpus.slides, self.autoencoder.dim)
-            self.module.genes.start_from_spectrum(torch.from_numpy(self._axes), torch.from_numpy(deviation))
+            axes, deviation = principal_genes(self.corpus.slides, self.autoencoder.dim)
+            self.module.genes.start_from_spectrum(torch.from_numpy(axes), torch.from_numpy(deviation))
         self.module.eval()
 
     def __repr__(self) -> str:
@@ -248,7 +245,6 @@ class STImage(SlideModel):
 
     def _fitted_readout(self, *, shared: bool = False) -> Readout:
         options = {"tile_size": 2 * self.spec.window, "batch_size": 32, "seed": self.seed, "shared": shared}
-        options |= {"axes": self._axes}
         return fitted_readout(self.module, list(self.corpus), **options)
 
     def adapt(
@@ -306,7 +302,7 @@ class STImage(SlideModel):
             "adapted_from": self.model_id,
             "adapted_epochs": self.manifest.get("adapted_epochs", 0) + max_epochs,
         }
-        adapted._axes = turn_genes_to(adapted.module, list(adapted.corpus))
+        turn_genes_to(adapted.module, list(adapted.corpus))
         adapted.train(max_epochs, **training)
         return adapted
 

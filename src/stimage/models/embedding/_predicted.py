@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from stimage.data import Slide, gaussian_mean, principal_genes
+from stimage.data import Slide, gaussian_mean
 from stimage.models._devices import to_numpy
+from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._readout import Readout, sample
 from stimage.models.embedding._site_vectors import N_REPEATS, stream_vectors
 from stimage.modules import MaskedAutoencoder
 
 WIDTHS = (0.7, 1.0, 1.5, 2.2, 3.0, 4.5)
 """Gaussians that a model is compared with, in distances between sites."""
-N_COMPONENTS = 30
 MOST_SITES = 10_000
 """Sites of the training slides that a readout is fitted on at most."""
 
@@ -25,7 +25,6 @@ def fitted_readout(
     tile_size: int,
     batch_size: int,
     seed: int,
-    axes: np.ndarray | None = None,
     shared: bool = False,
 ) -> Readout:
     """Readout of a model on the principal axes of its training slides, fitted on some of their sites.
@@ -38,15 +37,13 @@ def fitted_readout(
         Training slides.
     tile_size, batch_size, seed, shared
         As in :func:`stream_vectors`.
-    axes
-        Principal axes of the slides (genes x at least 30), where they are known.
 
     Returns
     -------
     Readout
         The readout.
     """
-    axes = principal_genes(list(slides), N_COMPONENTS)[0] if axes is None else axes[:, :N_COMPONENTS]
+    axes = own_axes(slides)
     parts, sites = zip(*sample(slides, MOST_SITES, seed=seed).values(), strict=True)
     # Each site is predicted once: more repeats change a fit to thousands of sites less than another seed does.
     options = {"tile_size": tile_size, "batch_size": batch_size, "seed": seed, "n_repeats": 1, "shared": shared}
