@@ -29,7 +29,8 @@ class SmoothedPCA(SlideModel):
     r"""Principal components of expression, averaged around each site, beside niche codes.
 
     A closed form: nothing is trained, and any species, gene panel and platform will do. Expression :math:`x_i` is log1p of
-    counts per 1,000, centred per slide; :math:`A` holds the 30 principal axes of all slides that are given together;
+    counts per 1,000, centred per slide; :math:`A` holds the 30 principal axes of all slides that are given together, in which
+    genes that vary more than the upper quartile of genes are scaled down to it if every slide has 1,000 sites or more;
     :math:`\mathcal G_w` is the Gaussian mean of width :math:`w` (:func:`stimage.data.gaussian_mean`). The embedding of a site is
 
     .. math::
