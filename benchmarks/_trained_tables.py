@@ -45,12 +45,12 @@ def summary() -> str:
         seeds = values.drop(columns="stimage")
         header.append(f"{column} ({len(values)} slides)")
         lines["closed form"].append(f"{values['stimage'].mean():.3f}")
-        means = seeds.mean()
+        means, n_seeds = seeds.mean(), seeds.shape[1]
         lines["trained"].append(f"{means.mean():.3f} ± {means.std():.3f}")
         large = values.index.map(n_spots) >= MANY
         for group, chosen in {"all": large | True, "large": large, "small": ~large}.items():
             differences[group].append(str(paired_bootstrap(seeds.mean(axis=1)[chosen], values["stimage"][chosen])))
-    body = [["closed form", *lines["closed form"]], ["trained, mean of three seeds", *lines["trained"]]]
+    body = [["closed form", *lines["closed form"]], [f"trained, {n_seeds} seeds", *lines["trained"]]]
     names = {"all": "trained less closed form (95 %)", "large": "the same, slides of 1,000 spots and more"}
     names["small"] = "the same, smaller slides"
     return table(header, [*body, *([name, *differences[group]] for group, name in names.items())])
