@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from helpers import assert_unchanged
+from io_layouts import write_hest, write_stimage_1k4m
+from PIL import Image
 from scipy import sparse
+from slides import visium
 from stained import apart, stained_tissue, tiny_encoder
 from torch import nn
 
@@ -79,6 +82,12 @@ def test_features_and_niches_are_those_in_memory(sections, folder):
             np.testing.assert_array_equal(getattr(found, name)[rows], getattr(found, name)[:][rows])
             np.testing.assert_array_equal(getattr(found, name)[found.measured], getattr(found, name)[:][found.measured])
     assert [slide.slide.donor for slide in pairs.slides] == ["ann", "bob", "ann"]
+    part = pairs.subset([pairs.corpus[2].name, pairs.corpus[0].name])
+    assert [slide.name for slide in part.corpus] == [pairs.corpus[2].name, pairs.corpus[0].name]
+    assert part.slides == [pairs.slides[2], pairs.slides[0]]
+    assert part.corpus.source == [2, 0]
+    with pytest.raises(KeyError, match="'nobody'"):
+        pairs.subset(["nobody"])
     table = pairs.report()
     assert table["status"].tolist() == 3 * ["stored"]
     assert table["n_spots"].tolist() == [adata.n_obs for adata in sections]
@@ -188,10 +197,38 @@ def test_damage_is_noticed(sections, folder):
     place = sorted(path for path in pairs_group(folder).iterdir() if path.is_dir())[0]
     chunk = next(path for path in (place / "spot_image").rglob("*") if path.is_file() and path.name != "zarr.json")
     content = chunk.read_bytes()
-    chunk.unlink()
-    with pytest.raises(ValueError, match="is damaged"):
-        StoredPairs.open(folder).slides[0].spot_image[[0]]
+    for damage, error in (
+        (chunk.unlink, "is gone"),
+        (lambda: chunk.write_bytes(content[:10]), "ends too early"),
+        (lambda: chunk.write_bytes(b"\xff" * len(content)), "is damaged"),
+    ):
+        damage()
+        with pytest.raises((ValueError, FileNotFoundError), match=error):
+            StoredPairs.open(folder).slides[0].spot_image[[0]]
     chunk.write_bytes(content)
     (place / "niche_image" / "zarr.json").unlink()
     with pytest.raises(ValueError, match="are damaged"):
         StoredPairs.open(folder)
+
+
+@pytest.mark.parametrize("write", [write_hest, write_stimage_1k4m])
+def test_public_collections(tmp_path, write):
+    """Their slides name their images; one image is not there, for which HEST has a smaller one."""
+    slides = {f"S{seed}": visium(9, 8, seed=seed) for seed in range(3)}
+    write(tmp_path / "copy", slides)
+    if write is write_stimage_1k4m:
+        for name, adata in slides.items():
+            width, height = (adata.obsm["spatial"].max(axis=0) + 50).astype(int)
+            Image.new("RGB", (width, height), (200, 180, 220)).save(tmp_path / f"copy/Visium/image/{name}.png")
+    corpus = pp.build_public_corpus(tmp_path / "copy", tmp_path / "corpus", n_pool_genes=8, splits_by=None)
+    for image in (tmp_path / "copy").rglob("S1.[pt][ni][gf]"):
+        image.unlink()
+    paths = corpus.report()["path"].tolist()
+    if write is write_hest:
+        table = pp.build_pairs(paths, tmp_path / "corpus", image_encoder=tiny_encoder()).report()
+        assert table["image_scale"].tolist() == pytest.approx([1.0, 0.1, 1.0])
+        assert table["donor"].tolist() == [f"a study: Patient {number}" for number in (1, 2, 3)]
+    else:
+        with pytest.warns(UserWarning, match="1 of 3 slides are left out: 'S1', no image"):
+            pairs = pp.build_pairs(paths, tmp_path / "corpus", image_encoder=tiny_encoder())
+        assert [slide.name for slide in pairs.corpus] == ["S0", "S2"]

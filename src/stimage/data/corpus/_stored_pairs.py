@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PAIRS = "pairs.zarr"
 FORMAT = {"format": "stimage pairs", "version": 1}
 LEVELS = ("spot_image", "niche_image")
+SCALES = ("spot_distance", "niche_width", "image_scale")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class StoredPairs:
     facts
         How niches and features were made: names and hashes of the encoders, patches, sizes.
     scales
-        Of each slide the distance between spots in micrometres (missing where unknown) and the width of a niche in such
-        distances.
+        Of each slide ``spot_distance``, the distance between spots in micrometres (None where unknown), ``niche_width``, the
+        width of a niche in such distances, and ``image_scale``, pixels of the image for each full-resolution pixel.
 
     Examples
     --------
@@ -57,7 +58,7 @@ class StoredPairs:
     corpus: Corpus
     slides: list[PairedSlide]
     facts: dict[str, Any]
-    scales: list[tuple[float | None, float]]
+    scales: list[dict[str, float | None]]
 
     def __repr__(self) -> str:
         n_spots = sum(slide.n_spots for slide in self.slides)
@@ -97,23 +98,43 @@ class StoredPairs:
         kept, slides, scales = [], [], []
         for number, slide in enumerate(corpus):
             place = group / slide_key(slide)
-            if not place.exists() or n_measured(slide) < facts["min_spots"]:
-                continue
-            paired, scale = _read_slide(place, slide)
-            kept.append(number)
-            slides.append(paired)
-            scales.append(scale)
+            if place.exists() and n_measured(slide) >= facts["min_spots"]:
+                paired, known = _read_slide(place, slide)
+                kept.append(number)
+                slides.append(paired)
+                scales.append(known)
         if not slides:
             raise FileNotFoundError(
                 f"No slide of the corpus {str(folder)!r} has image features in {group.name!r}: run `stimage.pp.build_pairs`."
             )
-        part = Corpus(
-            [paired.slide for paired in slides],
-            corpus.vocabulary,
-            source=[corpus.source[number] for number in kept],
-            details=[corpus.details[number] for number in kept],
-        )
-        return cls(folder, part, slides, facts, scales)
+        return cls(folder, _part_of(corpus, kept, slides), slides, facts, scales)
+
+    def subset(self, names: Sequence[str]) -> StoredPairs:
+        """Some of the slides, such as those of one part of :func:`split_by_donor`.
+
+        Parameters
+        ----------
+        names
+            Names of the slides.
+
+        Returns
+        -------
+        StoredPairs
+            These slides, in the order of ``names``.
+
+        Raises
+        ------
+        KeyError
+            If a slide is not here.
+        """
+        number_of = {slide.name: number for number, slide in enumerate(self.corpus)}
+        missing = [name for name in names if name not in number_of]
+        if missing or not len(names):
+            raise KeyError(f"No such slides here: {_validate.listing(missing, 5)}; see `report()`.")
+        numbers = [number_of[name] for name in names]
+        slides = [self.slides[number] for number in numbers]
+        scales = [self.scales[number] for number in numbers]
+        return replace(self, corpus=_part_of(self.corpus, numbers, slides), slides=slides, scales=scales)
 
     def report(self) -> pd.DataFrame:
         """Which slides of the corpus are here, and why the others are not.
@@ -122,12 +143,14 @@ class StoredPairs:
         -------
         pandas.DataFrame
             A row for each slide of the corpus (index: its name): ``status`` (``"stored"`` or ``"left out"``), ``reason``,
-            ``donor``, ``n_spots``, ``n_spots_with_counts`` and ``contradiction``, that of :meth:`Corpus.report`.
+            ``donor``, ``n_spots``, ``n_spots_with_counts``, ``image_scale`` (below 1 a smaller image stands for that at full
+            resolution) and ``contradiction``, that of :meth:`Corpus.report`.
         """
         import pandas as pd
 
         corpus = Corpus.open(self.path)
         donors = {slide.name: slide.donor for slide in self.corpus}
+        scales = {slide.name: known["image_scale"] for slide, known in zip(self.corpus, self.scales, strict=True)}
         left_out = self.facts["left_out"]
         rows = [
             {
@@ -137,6 +160,7 @@ class StoredPairs:
                 "donor": donors.get(slide.name, slide.donor),
                 "n_spots": len(slide.site_of_observation),
                 "n_spots_with_counts": n_measured(slide),
+                "image_scale": scales.get(slide.name, np.nan),
             }
             for slide in corpus
         ]
@@ -188,8 +212,7 @@ class PairsGroup:
         images: Mapping[str, np.ndarray],
         *,
         donor: str,
-        spot_distance: float | None,
-        niche_width: float,
+        scales: Mapping[str, float | None],
     ) -> None:
         """Write the niches and features of a slide.
 
@@ -203,7 +226,7 @@ class PairsGroup:
             Standardised features of spots and of niches.
         donor
             Who the slide is from.
-        spot_distance, niche_width
+        scales
             See :class:`StoredPairs`.
         """
         import zarr
@@ -215,8 +238,7 @@ class PairsGroup:
                 "slide": slide.name,
                 "donor": donor,
                 "n_spots": len(slide.site_of_observation),
-                "spot_distance": spot_distance,
-                "niche_width": niche_width,
+                **scales,
             }
         )
         for name in LEVELS:
@@ -265,6 +287,16 @@ def n_measured(slide: Slide) -> int:
     return int(slide.active[slide.site_of_observation].sum())
 
 
+def _part_of(corpus: Corpus, numbers: list[int], slides: list[PairedSlide]) -> Corpus:
+    """The slides of a corpus that have these numbers there."""
+    return Corpus(
+        [paired.slide for paired in slides],
+        corpus.vocabulary,
+        source=[corpus.source[number] for number in numbers],
+        details=[corpus.details[number] for number in numbers],
+    )
+
+
 def _group_of(folder: Path, image_encoder: str | None) -> Path:
     groups = sorted(path for path in (folder / PAIRS).glob("*") if (path / "zarr.json").exists())
     if not groups:
@@ -284,7 +316,7 @@ def _group_of(folder: Path, image_encoder: str | None) -> Path:
     return named[0]
 
 
-def _read_slide(place: Path, slide: Slide) -> tuple[PairedSlide, tuple[float | None, float]]:
+def _read_slide(place: Path, slide: Slide) -> tuple[PairedSlide, dict[str, float | None]]:
     """A slide with its niches and images, and its scales."""
     import zarr
 
@@ -300,7 +332,7 @@ def _read_slide(place: Path, slide: Slide) -> tuple[PairedSlide, tuple[float | N
             raise ValueError("its niches are not those of its spots")
         if len(indices) and not 0 <= indices.min() <= indices.max() < n_spots:
             raise ValueError("its niches have spots that it does not have")
-        donor, scale = str(known["donor"]), (known["spot_distance"], float(known["niche_width"]))
+        donor, scales = str(known["donor"]), {name: known[name] for name in SCALES}
     except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
         raise ValueError(
             f"Image features of slide {slide.name!r} in {str(place)!r} are damaged ({error!s:.200}): remove this folder and "
@@ -308,7 +340,7 @@ def _read_slide(place: Path, slide: Slide) -> tuple[PairedSlide, tuple[float | N
         ) from error
     members = np.ones(len(indices), dtype=bool)
     niches = sparse.csr_matrix((members, indices, indptr.astype(np.int32)), shape=(n_spots, n_spots))
-    return PairedSlide(replace(slide, donor=slide.donor or donor), niches, **images), scale
+    return PairedSlide(replace(slide, donor=slide.donor or donor), niches, **images), scales
 
 
 def _sync(file: Path) -> None:

@@ -75,8 +75,8 @@ def stored_corpus(
 
 def stored_scale(pairs: StoredPairs, *, niches: bool) -> PatchScale:
     """Sizes of patches on the slides of a corpus."""
-    distances, widths = zip(*pairs.scales, strict=True)
-    return typical_scale(list(distances), list(widths) if niches else [])
+    distances, widths = ([known[name] for known in pairs.scales] for name in ("spot_distance", "niche_width"))
+    return typical_scale(distances, widths if niches else [])
 
 
 def _check_encoders(pairs: StoredPairs, encoders: tuple[ImageEncoder | None, ImageEncoder | None]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from stimage import _keys
 from stimage._paths import path_of
-from stimage._validate import check_path, check_positive, listing
+from stimage._validate import check_path, check_positive
 from stimage.io._note import note_of
 from stimage.pp._niches import build_niches
 from stimage.pp.corpus._sources import Source, check_sources, fingerprint, naming, read_source
@@ -110,7 +110,7 @@ def build_pairs(
     ...     }
     ... }
     >>> backbone = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 12))
-    >>> config = sti.modules.ImageEncoderConfig("colours", width=12, backbone="colours", input_size=16)
+    >>> config = sti.modules.ImageEncoderConfig("colours", 12, "colours", input_size=16)
     >>> encoder = sti.modules.ImageEncoder(backbone, config)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     corpus = sti.pp.build_corpus(adata, f"{folder}/corpus", n_pool_genes=100)
@@ -176,9 +176,10 @@ def build_pairs(
         group.leave_out(left_out)
     if left_out:
         names = {slide_key(slide): slide.name for slide in corpus}
-        reasons = [f"{names[key]} ({reason})" for key, reason in left_out.items()]
+        reasons = [f"{names[key]!r}, {reason}" for key, reason in list(left_out.items())[:5]]
+        more = " ..." if len(left_out) > len(reasons) else ""
         warnings.warn(
-            f"{len(left_out)} of {len(corpus)} slides are left out: {listing(reasons, 5)}. See `report()` of the pairs.",
+            f"{len(left_out)} of {len(corpus)} slides are left out: {'; '.join(reasons)}{more}. See `report()` of the pairs.",
             UserWarning,
             stacklevel=2,
         )
@@ -206,11 +207,11 @@ def _add_source(
     from stimage.models.alignment._setup import niches_within, spatial_key_of
 
     adata = read_source(source, images=True, **reading)
-    slide_key_, grid_key = reading["slide_key"], reading["grid_key"]
+    column, grid_key = reading["slide_key"], reading["grid_key"]
     # The same data as an object of its own, which niches are written to.
-    adata = with_setup(adata, {"slide_key": slide_key_, "grid_key": grid_key})
+    adata = with_setup(adata, {"slide_key": column, "grid_key": grid_key})
     donor_key = donor_key or note_of(adata).get("donor_key") or None
-    parts = slide_observations(adata, slide_key=slide_key_, grid_key=grid_key)
+    parts = slide_observations(adata, slide_key=column, grid_key=grid_key)
     donors = {n: slide_donor(adata, rows, donor_key, name) for n, (name, rows) in zip(numbers, parts, strict=True)}
     for n, donor in donors.items():
         if donor and corpus[n].donor and donor != corpus[n].donor:
@@ -228,7 +229,7 @@ def _add_source(
                 images[n] = _image(reader, adata, corpus[n], name, len(parts))
     if not images:
         return left_out
-    build_niches(adata, **niches, slide_key=slide_key_, spatial_key=spatial_key_of(adata), grid_key=grid_key)
+    build_niches(adata, **niches, slide_key=column, spatial_key=spatial_key_of(adata), grid_key=grid_key)
     boxes = np.asarray(adata.obsm[_keys.niche_bbox(_keys.NICHE)], dtype=np.float64)
     summary = adata.uns[grid_key].get("summary")
     for n, (name, observations) in zip(numbers, parts, strict=True):
@@ -241,8 +242,11 @@ def _add_source(
             niches_within(adata, slide, _keys.NICHE),
             reader.features(images[n], adata, slide, boxes[observations]),
             donor=donors[n],
-            spot_distance=float(distance) if np.isfinite(distance) else None,
-            niche_width=niche_width(adata, observations, _keys.NICHE),
+            scales={
+                "spot_distance": float(distance) if np.isfinite(distance) else None,
+                "niche_width": niche_width(adata, observations, _keys.NICHE),
+                "image_scale": images[n].scale,
+            },
         )
     return left_out
 
