@@ -192,8 +192,8 @@ class PairsGroup:
         import zarr
 
         if not self.path.exists():
-            zarr.open_group(str(self.path.parent), mode="a")
-            group = zarr.open_group(str(self.scratch / "group"), mode="w")
+            zarr.open_group(str(self.path.parent), mode="a", zarr_format=3)
+            group = zarr.open_group(str(self.scratch / "group"), mode="w", zarr_format=3)
             group.attrs.update({**FORMAT, **self.facts})
             os.rename(self.scratch / "group", self.path)
         self._note(min_spots=min_spots, left_out={})
@@ -232,7 +232,7 @@ class PairsGroup:
         import zarr
 
         draft = self.scratch / "slide"
-        group = zarr.open_group(str(draft), mode="w")
+        group = zarr.open_group(str(draft), mode="w", zarr_format=3)
         group.attrs.update(
             {
                 "slide": slide.name,

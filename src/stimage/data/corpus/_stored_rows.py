@@ -98,6 +98,7 @@ class StoredRows:
             # Features hardly shrink, and rows of what is not compressed have a place.
             compressors=None,
             fill_value=np.nan,
+            zarr_format=3,
             overwrite=True,
             config={"write_empty_chunks": True},
         )
