@@ -172,6 +172,28 @@ def bare_image() -> str:
     return table(["bare image", ""], body)
 
 
+def pairs() -> str:
+    """An aligner from a corpus on disk and in memory, as slides are added."""
+    found = read("pairs")
+    body = []
+    for n_slides, part in found["copies"].items():
+        build = part["build"]
+        cells = [f"{n_slides}, {build['spots']:,}", f"{build['bytes'] / 1e6:.0f} MB", f"{build['grown'] / 1e6:.0f} MB"]
+        for place in ("disk", "memory"):
+            cells += [f"{part[place]['grown'] / 1e6:.0f} MB", f"{part[place]['milliseconds_per_batch']:.1f} ms"]
+        body.append(cells)
+    header = [
+        "slides, spots",
+        "features on disk",
+        "peak: building",
+        "training from disk",
+        "a batch",
+        "in memory",
+        "a batch",
+    ]
+    return table(header, body)
+
+
 TABLES = {
     "reconstruction": reconstruction,
     "sampling": sampling,
@@ -182,4 +204,5 @@ TABLES = {
     "memory": memory,
     "whole slide": whole_slide,
     "bare image": bare_image,
+    "pairs": pairs,
 }

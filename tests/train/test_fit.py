@@ -77,9 +77,26 @@ def test_processes_that_losses_do_not_come_back_from(strategy):
         make_trainer(devices=2, strategy=strategy, **QUIET)
 
 
-def test_aligners_are_trained_on_one_device():
+def test_aligners_with_batches_of_all_slides_are_trained_on_one_device():
     module = SpotNicheAligner(AlignerConfig(dim=16), n_spot_genes=50, n_niche_genes=50)
     plan = AlignmentPlan(module, AlignmentOptimizerConfig(), n_steps=10)
     plan.trainer = make_trainer(devices=2, strategy="ddp", **QUIET)
-    with pytest.raises(ValueError, match="aligner is trained on one device, found 2"):
+    with pytest.raises(ValueError, match="is trained on one device, found 2"):
+        plan.setup("fit")
+
+
+@pytest.mark.parametrize(("n_batches", "n_steps"), [(2, 3), (7, 9)])
+def test_steps_of_an_aligner_on_two_devices(n_batches, n_steps):
+    module = SpotNicheAligner(AlignerConfig(dim=16), n_spot_genes=50, n_niche_genes=50)
+    plan = AlignmentPlan(module, AlignmentOptimizerConfig(), n_steps=3 * n_batches, own_batches=True)
+    plan.trainer = make_trainer(devices=2, strategy="ddp", max_epochs=3, **QUIET)
+    plan.setup("fit")
+    assert plan.n_steps == n_steps
+
+
+def test_an_aligner_with_fewer_batches_than_devices():
+    module = SpotNicheAligner(AlignerConfig(dim=16), n_spot_genes=50, n_niche_genes=50)
+    plan = AlignmentPlan(module, AlignmentOptimizerConfig(), n_steps=3, own_batches=True)
+    plan.trainer = make_trainer(devices=2, strategy="ddp", max_epochs=3, **QUIET)
+    with pytest.raises(ValueError, match="An epoch has 1 batches, fewer than 2 devices"):
         plan.setup("fit")

@@ -7,6 +7,8 @@ import lazy_loader
 if TYPE_CHECKING:
     from stimage.data.corpus._corpus import Corpus
     from stimage.data.corpus._donor_splits import split_by_donor
+    from stimage.data.corpus._stored_pairs import StoredPairs
+    from stimage.data.corpus._stored_rows import StoredRows
     from stimage.data.corpus._writer import CorpusWriter
     from stimage.data.images._slide_image import SlideImage, square_boxes
     from stimage.data.lattices import LATTICES, ArraySites, Lattice, PlatformSpots
@@ -38,6 +40,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "corpus._corpus": ["Corpus"],
         "corpus._donor_splits": ["split_by_donor"],
+        "corpus._stored_pairs": ["StoredPairs"],
+        "corpus._stored_rows": ["StoredRows"],
         "corpus._writer": ["CorpusWriter"],
         "images._slide_image": ["SlideImage", "square_boxes"],
         "lattices": ["LATTICES", "ArraySites", "Lattice", "PlatformSpots"],

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from stimage import _keys, _validate
+from stimage.data import StoredPairs
 from stimage.data.sampling._alignment_data import Negatives
 from stimage.models._base import SlideModel
 from stimage.models._devices import find_device, on_device
@@ -31,12 +32,13 @@ from stimage.models.alignment._prediction import (
 )
 from stimage.models.alignment._saving import FLAGS, PARTS, restored, tensors_of
 from stimage.models.alignment._setup import ImageReader, PairedCorpus, paired_corpus_of
+from stimage.models.alignment._stored import check_stored, stored_corpus, stored_scale
 from stimage.models.alignment._training import check_alignment_options, train_aligner
 from stimage.models.checkpoints._config import StoredConfig, losses_by_name
 from stimage.models.checkpoints._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
 from stimage.models.checkpoints._model_card import training_facts
 from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
-from stimage.train import AlignmentOptimizerConfig
+from stimage.train import AlignmentOptimizerConfig, of_first_process
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,9 +60,11 @@ class STAlign(SlideModel):
     ----------
     data
         An AnnData or a list of them, each after :func:`stimage.pp.compact_grid` and :func:`stimage.pp.build_niches`. Layer
-        and slide key are those of :meth:`setup_anndata`.
+        and slide key are those of :meth:`setup_anndata`. Or a corpus on disk with image features, for more slides than fit
+        into memory: what :func:`stimage.pp.build_pairs` returns.
     genes
-        Vocabulary. By default the ``n_pool_genes`` highly variable genes of :func:`stimage.pp.select_genes`.
+        Vocabulary. By default the ``n_pool_genes`` highly variable genes of :func:`stimage.pp.select_genes`; of a corpus on
+        disk all its genes.
     n_pool_genes
         Size of the vocabulary when ``genes`` is not given.
     image_encoder
@@ -129,7 +133,7 @@ class STAlign(SlideModel):
 
     def __init__(
         self,
-        data: AnnData | Sequence[AnnData],
+        data: AnnData | Sequence[AnnData] | StoredPairs,
         *,
         genes: Sequence[str] | None = None,
         n_pool_genes: int = 1000,
@@ -156,14 +160,18 @@ class STAlign(SlideModel):
         _validate.check_seed(seed)
         _validate.check_text("niche_key", niche_key)
         check_parts(gene_encoder, patches, config)
+        stored = data if isinstance(data, StoredPairs) else None
+        if stored is not None:
+            alone = {"gene_encoder": gene_encoder, "train_image_encoder": train_image_encoder}
+            patches = check_stored(stored, genes=genes, patches=patches, **alone)
         self.patches = PatchSpec() if patches is None else patches
         self.niches, self.niche_key = niches, niche_key
         self.spot_context = spot_context and niches and not train_image_encoder
         self.seed = seed
         self.gene_encoder = gene_encoder
         self.train_image_encoder = train_image_encoder
-        adatas = _validate.check_anndatas(data, "data")
-        if image_encoder is not None:
+        adatas = _validate.check_anndatas(data, "data") if stored is None else []
+        if image_encoder is not None and stored is None:
             check_images(adatas)
         self.image_encoder, self.niche_image_encoder = image_encoders(
             image_encoder, niche_image_encoder, trained=train_image_encoder, niches=niches, seed=seed
@@ -188,7 +196,10 @@ class STAlign(SlideModel):
             )
         self.paired = self._reduced(paired)
         sees_niches = niches and self.image_encoder is not None
-        self.patch_scale = patch_scale_of(paired.corpus, adatas, niche_key if sees_niches else None)
+        if stored is None:
+            self.patch_scale = patch_scale_of(paired.corpus, adatas, niche_key if sees_niches else None)
+        else:
+            self.patch_scale = stored_scale(stored, niches=sees_niches)
         self.n_spot_genes = paired.slides[0].batch([0])["spot_genes"].shape[1]
         # The paper's rate, for 1.3 million spots, takes the vectors of a few hundred further from their start than
         # domains can bear.
@@ -233,8 +244,9 @@ class STAlign(SlideModel):
             What a spot is contrasted with: ``"slide"``, other spots of its slide, so that stain and sequencing depth of a
             slide do not identify pairs; ``"batch"``, spots of all slides.
         accelerator, devices
-            Where to train, as in Lightning, on one device: a spot is contrasted with those of its batch, which several
-            devices would divide.
+            Where to train, as in Lightning. With ``negatives="slide"`` several devices each take batches of their own and
+            average their gradients, so that a step is one of several slides; an epoch leaves out the batches that do not
+            go round, fewer than there are devices.
         num_workers
             Processes that prepare batches. Results do not depend on it.
         plan_kwargs
@@ -267,11 +279,11 @@ class STAlign(SlideModel):
         self.is_trained = True
         if self.image_encoder is not None:
             with on_device(fitted.device, self.module):
-                self.head = fit_head(self.module, slides, spot_context=self.spot_context)
+                self.head = of_first_process(fit_head(self.module, slides, spot_context=self.spot_context))
 
     def get_latent_representation(
         self,
-        data: AnnData | Sequence[AnnData] | None = None,
+        data: AnnData | Sequence[AnnData] | StoredPairs | None = None,
         *,
         modality: Modality | None = None,
         level: Level | None = None,
@@ -285,7 +297,7 @@ class STAlign(SlideModel):
         Parameters
         ----------
         data
-            Slides to embed, with grid and niches; those of the model by default.
+            Slides to embed, with grid and niches, or a corpus on disk with image features; those of the model by default.
         modality
             ``"image"``: from the image alone, whatever the counts, ``"gene"``: from expression alone, without an image,
             ``"fused"``: from both. By default ``"fused"``, and ``"gene"`` of a model without images.
@@ -325,7 +337,7 @@ class STAlign(SlideModel):
 
     def predict_expression(
         self,
-        data: AnnData | Sequence[AnnData],
+        data: AnnData | Sequence[AnnData] | StoredPairs,
         *,
         method: PredictionMethod = "regression",
         n_neighbors: int = 50,
@@ -339,7 +351,7 @@ class STAlign(SlideModel):
         Parameters
         ----------
         data
-            Slides with grid, niches and images.
+            Slides with grid, niches and images, or a corpus on disk with image features.
         method
             ``"regression"``: ridge regression on the components of the image features of spot and niche (with
             ``train_image_encoder`` on the aligned vectors of the image), fitted on the training slides at the end of
@@ -378,7 +390,7 @@ class STAlign(SlideModel):
     def load(
         cls,
         directory: str | Path,
-        data: AnnData | Sequence[AnnData] | None = None,
+        data: AnnData | Sequence[AnnData] | StoredPairs | None = None,
         *,
         image_encoder: ImageEncoder | None = None,
         niche_image_encoder: ImageEncoder | None = None,
@@ -395,7 +407,8 @@ class STAlign(SlideModel):
         directory
             The checkpoint.
         data
-            Slides for :meth:`train`, :meth:`get_latent_representation` without arguments and retrieval.
+            Slides, or a corpus on disk with image features, for :meth:`train`, :meth:`get_latent_representation` without
+            arguments and retrieval.
         image_encoder, niche_image_encoder
             The encoders that the model was trained with, where they need weights from you; also of an encoder that was
             trained along, as it was before.
@@ -506,6 +519,9 @@ class STAlign(SlideModel):
         **folders: Any,
     ) -> PairedCorpus:
         """Slides with what is needed of them; ``folders`` are ``image_dir`` and ``cache_dir``."""
+        if isinstance(data, StoredPairs):
+            own_encoders = self.image_encoder, self.niche_image_encoder
+            return stored_corpus(data, genes, own_encoders, self.patches, niches=self.niches, images=images)
         reader = None
         encoders: list[torch.nn.Module | None] = []
         if images and self.image_encoder is not None:
@@ -520,7 +536,7 @@ class STAlign(SlideModel):
         with on_device(find_device(accelerator, device, *encoders), *encoders):
             return paired_corpus_of(data, genes, n_pool_genes, **parts, counts=counts)
 
-    def _paired_for(self, data: AnnData | Sequence[AnnData] | None, **reading: Any) -> PairedCorpus:
+    def _paired_for(self, data: AnnData | Sequence[AnnData] | StoredPairs | None, **reading: Any) -> PairedCorpus:
         """The model's own slides, or others as the module sees them."""
         if data is not None:
             return self._reduced(self._read(data, self.vocabulary, **reading))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stimage import _keys, _validate
 from stimage._settings import seed_of
+from stimage.data import StoredPairs
 from stimage.models import STAlign, STImage
 from stimage.models._devices import trainer_devices
 from stimage.models._options import by_group, changed_optimizer, group_of, trainer_keys
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def align(
-    adatas: AnnData | Sequence[AnnData],
+    adatas: AnnData | Sequence[AnnData] | StoredPairs,
     *,
     genes: Sequence[str] | None = None,
     n_pool_genes: int = 1000,
@@ -49,7 +50,9 @@ def align(
     ----------
     adatas
         An AnnData or a list of them, each after :func:`stimage.pp.compact_grid` and :func:`stimage.pp.build_niches`, with
-        the image in ``uns["spatial"]`` as squidpy keeps it.
+        the image in ``uns["spatial"]`` as squidpy keeps it. Or a corpus on disk with image features, for more slides than
+        fit into memory: what :func:`stimage.pp.build_pairs` returns, of which ``layer``, ``slide_key`` and ``donor_key``
+        are known.
     genes
         Vocabulary; by default the ``n_pool_genes`` genes of :func:`stimage.pp.select_genes`.
     n_pool_genes
@@ -130,7 +133,8 @@ def align(
     ----------
     ST-Align: A Multimodal Foundation Model for Image-Gene Alignment in Spatial Transcriptomics, arXiv 2411.16793.
     """
-    adatas = _validate.check_anndatas(adatas, "adatas")
+    stored = adatas if isinstance(adatas, StoredPairs) else None
+    adatas = _validate.check_anndatas(adatas, "adatas") if stored is None else []
     seed = seed_of(seed)
     training_place = trainer_devices(accelerator, device)
     named = {"data", "genes", "n_pool_genes", "niche_key", "image_encoder", "gene_encoder", "image_dir", "seed"}
@@ -151,8 +155,11 @@ def align(
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
     for adata in adatas:
         check_setup(adata, setup)
+    for key in ("layer", "slide_key", "donor_key"):
+        if stored is not None and setup[key] is not None:
+            raise ValueError(f"`{key}` is of AnnData: a corpus on disk was built with it. Leave it out.")
     model = STAlign(
-        [with_setup(adata, setup) for adata in adatas],
+        [with_setup(adata, setup) for adata in adatas] if stored is None else stored,
         genes=genes,
         n_pool_genes=n_pool_genes,
         image_encoder=image_encoder,

@@ -17,7 +17,9 @@ class AlignmentPlan(lightning.LightningModule):
     optimizer
         How it is optimised.
     n_steps
-        Steps of the whole training, for the schedules.
+        Steps of the whole training on one device, for the schedules.
+    own_batches
+        Whether each of several devices may have batches of its own, as when spots are compared within a slide.
 
     Examples
     --------
@@ -33,25 +35,41 @@ class AlignmentPlan(lightning.LightningModule):
     ST-Align, Section 4.1.
     """
 
-    def __init__(self, module: SpotNicheAligner, optimizer: AlignmentOptimizerConfig, *, n_steps: int) -> None:
+    def __init__(
+        self,
+        module: SpotNicheAligner,
+        optimizer: AlignmentOptimizerConfig,
+        *,
+        n_steps: int,
+        own_batches: bool = False,
+    ) -> None:
         super().__init__()
         self.n_steps = n_steps
+        self.own_batches = own_batches
         self.module = module
         self.optimizer = optimizer
 
     def setup(self, stage: str) -> None:
-        """Refuse several devices.
+        """Take as many steps fewer as there are devices, or refuse several.
 
         Raises
         ------
         ValueError
-            If there are several: each would tell a spot apart from its own part of the batch only.
+            If there are several without batches of their own: each would tell a spot apart from its own part of the batch
+            only.
         """
-        if self.trainer.world_size > 1:
+        n_devices = self.trainer.world_size
+        if n_devices == 1:
+            return
+        if not self.own_batches:
             raise ValueError(
-                f"An aligner is trained on one device, found {self.trainer.world_size}: its loss compares all spots of a batch "
-                "with each other. Pass `devices=1`."
+                f"An aligner that compares spots of all slides is trained on one device, found {n_devices}: its loss compares "
+                "all spots of a batch with each other. Pass `devices=1`, or `negatives='slide'`."
             )
+        n_batches = self.n_steps // self.trainer.max_epochs
+        if n_batches < n_devices:
+            raise ValueError(f"An epoch has {n_batches} batches, fewer than {n_devices} devices: pass fewer `devices`.")
+        self.n_steps = self.trainer.max_epochs * (n_batches // n_devices)
 
     def training_step(self, batch: AlignmentBatch | dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
         """Loss of a batch of spots and niches, an :class:`stimage.modules.AlignmentBatch` or its parts by name."""
@@ -59,7 +77,8 @@ class AlignmentPlan(lightning.LightningModule):
         losses = self.module.loss(batch)
         for name, value in losses.items():
             shown = name == "loss"
-            self.log(f"train_{name}", value, on_step=False, on_epoch=True, prog_bar=shown, batch_size=batch.n_spots)
+            how = {"on_step": False, "on_epoch": True, "sync_dist": True}
+            self.log(f"train_{name}", value, prog_bar=shown, batch_size=batch.n_spots, **how)
         self.log("train_tokens", float(batch.n_spots), on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
         return losses["loss"]
 

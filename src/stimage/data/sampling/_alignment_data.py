@@ -57,6 +57,7 @@ class AlignmentDataset(Dataset):
         if negatives == "batch":
             sizes = [sum(sizes)]
         self.batches_of = [-(-size // batch_size) for size in sizes]
+        self._drawn: tuple[int, list[np.ndarray], np.ndarray] | None = None
 
     @property
     def n_batches(self) -> int:
@@ -65,22 +66,31 @@ class AlignmentDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         epoch, number = divmod(index, self.n_batches)
-        rng = np.random.default_rng([self.seed, epoch])
-        # All orders are drawn in every item, so that any process can make any batch.
-        orders = [rng.permutation(spots) for spots in self.spots]
+        orders, mixed = self._orders_of(epoch)
         if self.negatives == "slide":
-            order = rng.permutation(self.n_batches)[number]
+            order = mixed[number]
             slide = int(np.searchsorted(np.cumsum(self.batches_of), order, side="right"))
             part = order - sum(self.batches_of[:slide])
             chosen = {slide: np.array_split(orders[slide], self.batches_of[slide])[part]}
         else:
             owner = np.repeat(np.arange(len(orders)), [len(order) for order in orders])
-            mixed = rng.permutation(len(owner))
             part = np.sort(np.array_split(mixed, self.n_batches)[number])
             spots = np.concatenate(orders)
             chosen = {int(slide): spots[part[owner[part] == slide]] for slide in np.unique(owner[part])}
         batches = [self.slides[slide].batch(spots) for slide, spots in chosen.items()]
         return {name: torch.from_numpy(np.concatenate([batch[name] for batch in batches])) for name in batches[0]}
+
+    def _orders_of(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Spots of each slide in the order of an epoch, and the order of all batches, or spots, of all slides.
+
+        Every process draws all of them, once in an epoch, so that any can make any batch.
+        """
+        if self._drawn is None or self._drawn[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            orders = [rng.permutation(spots) for spots in self.spots]
+            n_mixed = self.n_batches if self.negatives == "slide" else sum(map(len, orders))
+            self._drawn = epoch, orders, rng.permutation(n_mixed)
+        return self._drawn[1:]
 
 
 class AlignmentDataModule(lightning.LightningDataModule):
@@ -125,11 +135,13 @@ class AlignmentDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader:
-        """Every measured spot once in an epoch, in a new order."""
+        """Every measured spot once in an epoch, in a new order; with several processes this one's own batches."""
+        trainer = self.trainer
+        part = {} if trainer is None else {"rank": trainer.global_rank, "n_processes": trainer.world_size}
         return DataLoader(
             self.dataset,
             batch_size=None,
-            sampler=EpochSampler(self.dataset.n_batches),
+            sampler=EpochSampler(self.dataset.n_batches, **part),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             # The seeds of workers are not drawn from the random numbers that dropout takes: with persistent workers they

@@ -14,6 +14,9 @@ class EpochSampler(Sampler[int]):
         Windows in an epoch.
     fixed
         Every epoch gets the same windows instead, as validation does.
+    rank, n_processes
+        Which of several processes this is, each of which takes every how many-th; those at the end that do not go round
+        are left out.
 
     Examples
     --------
@@ -24,23 +27,25 @@ class EpochSampler(Sampler[int]):
     [6, 7, 8]
     """
 
-    def __init__(self, n_windows: int, *, fixed: bool = False) -> None:
+    def __init__(self, n_windows: int, *, fixed: bool = False, rank: int = 0, n_processes: int = 1) -> None:
         self.n_windows = n_windows
         self.fixed = fixed
+        self.rank = rank
+        self.n_processes = n_processes
         self.epoch = 0
 
     @property
     def numbers(self) -> range:
         """The window numbers of the epoch."""
         start = 0 if self.fixed else self.epoch * self.n_windows
-        return range(start, start + self.n_windows)
+        return range(start + self.rank, start + len(self) * self.n_processes, self.n_processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Move on to another epoch's windows."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n_windows
+        return self.n_windows // self.n_processes
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.numbers)

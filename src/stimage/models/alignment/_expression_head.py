@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,23 +64,57 @@ class ExpressionHead:
         ExpressionHead
             The fitted head.
         """
-        names = [""] * len(inputs) if donors is None else donors
-        parts = [part for part in zip(inputs, expression, names, strict=True) if len(part[0])]
-        if len(parts) == 1:
-            x, y, _ = parts[0]
-            quarters = zip(*(np.array_split(part, min(4, len(part))) for part in (x, y)), strict=True)
-            parts = [(*quarter, str(number)) for number, quarter in enumerate(quarters)]
-        elif len({donor for _, _, donor in parts}) == 1:
-            parts = [(x, y, str(number)) for number, (x, y, _) in enumerate(parts)]
-        sizes = [len(x) for x, _, _ in parts]
-        moments = _by_group(parts, groups_of(range(len(parts)), sizes))
-        total = sum(moments[1:], start=moments[0])
-        penalty = _best_penalty(moments, total)
-        slope = 1.0
-        if donors is not None and len(parts) > 1:
-            folds = groups_of([donor for _, _, donor in parts], sizes)
-            within = [(x - x.mean(axis=0), y - y.mean(axis=0), donor) for x, y, donor in parts]
-            slope = _slope(_by_group(parts, folds), _by_group(within, folds), total, penalty)
+        return cls.fit_slides(zip(inputs, expression, strict=True), [len(part) for part in inputs], donors=donors)
+
+    @classmethod
+    def fit_slides(
+        cls,
+        slides: Iterable[tuple[np.ndarray, np.ndarray]],
+        sizes: Sequence[int],
+        *,
+        donors: list[str] | None = None,
+    ) -> ExpressionHead:
+        """The same on slides that are read one after the other, once each.
+
+        Parameters
+        ----------
+        slides
+            Inputs and expression of the spots of each slide.
+        sizes
+            Number of spots of each slide.
+        donors
+            Who each slide is from.
+
+        Returns
+        -------
+        ExpressionHead
+            The fitted head.
+        """
+        names = [""] * len(sizes) if donors is None else donors
+        names = [name for name, size in zip(names, sizes, strict=True) if size]
+        sizes = [size for size in sizes if size]
+        parts = ((x, y) for x, y in slides if len(x))
+        if len(sizes) == 1:
+            n_parts = min(4, sizes[0])
+            sizes = [len(part) for part in np.array_split(np.arange(sizes[0]), n_parts)]
+            names, parts = list(map(str, range(n_parts))), _divided(parts, n_parts)
+        elif len(set(names)) == 1:
+            names = list(map(str, range(len(names))))
+        shrinks = donors is not None and len(sizes) > 1
+        groups, folds = groups_of(range(len(sizes)), sizes), groups_of(names, sizes)
+        by_group: dict[int, _Moments] = {}
+        by_fold: dict[int, _Moments] = {}
+        within: dict[int, _Moments] = {}
+        for (x, y), group, fold in zip(parts, groups, folds, strict=True):
+            moments = _Moments.of(x, y)
+            _add(by_group, group, moments)
+            if shrinks:
+                _add(by_fold, fold, moments)
+                _add(within, fold, _Moments.of(x - x.mean(axis=0), y - y.mean(axis=0)))
+        left_out = list(by_group.values())
+        total = sum(left_out[1:], start=left_out[0])
+        penalty = _best_penalty(left_out, total)
+        slope = _slope(list(by_fold.values()), list(within.values()), total, penalty) if shrinks else 1.0
         head = total.solve(penalty)
         head = cls(head.mean, head.weights, head.intercept, penalty, slope)
         # As it will be read from a file, so that a loaded model predicts the same to the last digit.
@@ -165,13 +199,15 @@ def groups_of(names: Sequence[str | int], sizes: Sequence[int]) -> list[int]:
     return [group[name] for name in names]
 
 
-def _by_group(parts: list[tuple[np.ndarray, np.ndarray, str]], groups: list[int]) -> list[_Moments]:
-    """Sums over the slides of each group."""
-    found: dict[int, _Moments] = {}
-    for (x, y, _), group in zip(parts, groups, strict=True):
-        moments = _Moments.of(x, y)
-        found[group] = found[group] + moments if group in found else moments
-    return list(found.values())
+def _divided(slides: Iterable[tuple[np.ndarray, np.ndarray]], n_parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Parts of slides, in the order of their spots."""
+    for x, y in slides:
+        yield from zip(np.array_split(x, n_parts), np.array_split(y, n_parts), strict=True)
+
+
+def _add(sums: dict[int, _Moments], group: int, moments: _Moments) -> None:
+    """Add a slide to the sums of its group."""
+    sums[group] = sums[group] + moments if group in sums else moments
 
 
 def _best_penalty(moments: list[_Moments], total: _Moments) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import block_diag
 
-from stimage.data import PairedSlide
+from stimage.data import PairedSlide, StoredRows
 
 _MOST_SPOTS = 20_000
 _LEVELS = ("spot_image", "niche_image")
@@ -62,9 +62,7 @@ class ImageBasis:
             if parts[0] is None or parts[0].dtype == np.uint8:
                 axes[level] = None
                 continue
-            values = np.concatenate(parts)
-            if len(values) > _MOST_SPOTS:
-                values = values[np.sort(rng.choice(len(values), _MOST_SPOTS, replace=False))]
+            values = _some_rows(parts, rng)
             blocks = [_axes(part, n_components, seed) for part in np.split(values, [values.shape[1] - n_last], axis=1)]
             axes[level] = block_diag(*blocks).astype(np.float32)
         return cls(**axes, spot_context=spot_context)
@@ -79,21 +77,34 @@ class ImageBasis:
         """Components that describe the image of a niche."""
         return self.niche_image.shape[1]
 
-    def __call__(self, slide: PairedSlide) -> dict[str, np.ndarray]:
-        """Components of the images of a slide's spots and niches (spots x components), by level."""
+    def __call__(self, slide: PairedSlide) -> dict[str, np.ndarray | StoredRows]:
+        """Components of the images of a slide's spots and niches (spots x components), by level; of features on disk there."""
         return self.components({name: getattr(slide, name) for name in self.tensors()})
 
-    def components(self, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def components(self, images: dict[str, np.ndarray | StoredRows]) -> dict[str, np.ndarray | StoredRows]:
         """Components of standardised features (spots x features), by level."""
         seen = {name: images[name] @ axes for name, axes in self.tensors().items()}
         if self.spot_context:
-            seen["spot_image"] = np.concatenate([seen["spot_image"], seen["niche_image"]], axis=1)
+            spot, niche = seen["spot_image"], seen["niche_image"]
+            stored = isinstance(spot, StoredRows)
+            seen["spot_image"] = spot.beside(niche) if stored else np.concatenate([spot, niche], axis=1)
         return seen
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The axes by name."""
         axes = {level: getattr(self, level) for level in _LEVELS}
         return {name: values for name, values in axes.items() if values is not None}
+
+
+def _some_rows(parts: list[np.ndarray | StoredRows], rng: np.random.Generator) -> np.ndarray:
+    """Rows of all slides together, or of a random sample of them; no others are read."""
+    ends = np.cumsum([len(part) for part in parts])
+    if ends[-1] <= _MOST_SPOTS:
+        return np.concatenate([part[:] for part in parts])
+    chosen = np.sort(rng.choice(ends[-1], _MOST_SPOTS, replace=False))
+    of_slide = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    starts = [0, *ends[:-1]]
+    return np.concatenate([part[rows - start] for part, rows, start in zip(parts, of_slide, starts, strict=True)])
 
 
 def _axes(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:

@@ -143,15 +143,18 @@ def start_from_spectrum(
     axes = axes / typical
     # What is compared starts halfway to components of equal spread: the first ones lead, the others are heard.
     scale = torch.from_numpy(np.sqrt(typical / deviation))
-    batches = [slide.batch(np.flatnonzero(slide.measured)) for slide in slides]
+    measured = [np.flatnonzero(slide.measured) for slide in slides]
+    image = slides[0].spot_image
+    has_images = {"spot": image is not None and image.dtype != np.uint8, "niche": slides[0].niche_image is not None}
     for level in levels_of(niches):
         if level == "spot" and frozen_genes:
             continue
         module.start_from(level, "gene", torch.from_numpy(axes), scale)
-        scores = [batch[f"{level}_genes"] @ axes for batch in batches]
-        images = [batch.get(f"{level}_image") for batch in batches]
-        if images[0] is not None and images[0].dtype != np.uint8:
-            head = ExpressionHead.fit(images, scores)
+        if has_images[level]:
+            # One slide after the other: on disk there may be more than fit into memory.
+            batches = (slide.batch(spots) for slide, spots in zip(slides, measured, strict=True))
+            seen = ((batch[f"{level}_image"], batch[f"{level}_genes"] @ axes) for batch in batches)
+            head = ExpressionHead.fit_slides(seen, list(map(len, measured)))
             module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
 
 

@@ -43,6 +43,22 @@ class PatchScale:
                 _validate.check_range(name, getattr(self, name), 0, np.inf)
 
 
+def niche_width(adata: AnnData, observations: np.ndarray, niche_key: str) -> float:
+    """Median longer side of the box of a niche of some observations, in distances between them."""
+    distance = spot_distance(_validate.check_spatial(adata, spatial_key_of(adata))[observations])
+    boxes = np.asarray(adata.obsm[_keys.niche_bbox(niche_key)], dtype=np.float64)[observations]
+    return float(np.median((boxes[:, 2:] - boxes[:, :2]).max(axis=1))) / distance
+
+
+def typical_scale(distances: list[float | None], widths: list[float]) -> PatchScale:
+    """Sizes on slides of which each is known."""
+    known = [distance for distance in distances if distance is not None and np.isfinite(distance)]
+    return PatchScale(
+        float(np.median(known)) if known and len(known) == len(distances) else None,
+        float(np.median(widths)) if widths else None,
+    )
+
+
 def patch_scale_of(corpus: Corpus, adatas: list[AnnData], niche_key: str | None) -> PatchScale:
     """Sizes on the slides of a corpus, which was read from these AnnData."""
     distances, widths = [], []
@@ -55,11 +71,5 @@ def patch_scale_of(corpus: Corpus, adatas: list[AnnData], niche_key: str | None)
         key = spatial_key_of(adata)
         if niche_key is None or key not in adata.obsm:
             continue
-        distance = spot_distance(_validate.check_spatial(adata, key)[slide.observation_index])
-        boxes = np.asarray(adata.obsm[_keys.niche_bbox(niche_key)], dtype=np.float64)[slide.observation_index]
-        widths.append(float(np.median((boxes[:, 2:] - boxes[:, :2]).max(axis=1))) / distance)
-    known = [distance for distance in distances if np.isfinite(distance)]
-    return PatchScale(
-        float(np.median(known)) if known and len(known) == len(distances) else None,
-        float(np.median(widths)) if widths else None,
-    )
+        widths.append(niche_width(adata, slide.observation_index, niche_key))
+    return typical_scale(distances, widths)

@@ -84,12 +84,13 @@ def head_spots(measured: list[np.ndarray]) -> list[np.ndarray]:
 def fit_head(module: SpotNicheAligner, slides: list[PairedSlide], *, spot_context: bool) -> ExpressionHead:
     """Regression from images to expression, fitted on the measured spots of slides."""
     chosen = head_spots([slide.measured for slide in slides])
-    inputs, expression = [], []
-    for slide, spots in zip(slides, chosen, strict=True):
+
+    def seen(slide: PairedSlide, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = {name: values[spots] for name, values in images_of(slide).items()}
-        inputs.append(head_inputs(module, images, spot_context=spot_context))
-        expression.append(slide.slide.expression[slide.slide.site_of_observation[spots]].toarray())
-    return ExpressionHead.fit(inputs, expression, donors=donors_of(slides))
+        expression = slide.slide.expression[slide.slide.site_of_observation[spots]].toarray()
+        return head_inputs(module, images, spot_context=spot_context), expression
+
+    return ExpressionHead.fit_slides(map(seen, slides, chosen), list(map(len, chosen)), donors=donors_of(slides))
 
 
 def predictor_of(model: STAlign, method: PredictionMethod, n_neighbors: int) -> Predictor:

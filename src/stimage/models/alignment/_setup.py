@@ -76,12 +76,20 @@ class ImageReader:
         self, adata: AnnData, slide: Slide, boxes: np.ndarray | None, library_id: str
     ) -> dict[str, np.ndarray]:
         """Standardised features of the spots of a slide and of their niches, by the names of :class:`PairedSlide`."""
-        spatial_key = spatial_key_of(adata)
-        coordinates = _validate.check_spatial(adata, spatial_key)[slide.observation_index]
+        return self.features(self.image(adata, slide, library_id), adata, slide, boxes)
+
+    def image(self, adata: AnnData, slide: Slide, library_id: str) -> SlideImage:
+        """The image of a slide."""
         # Spots of other slides may lie outside this slide's image.
-        image = SlideImage.from_anndata(
-            adata[slide.observation_index], library_id=library_id, image_dir=self.image_dir, spatial_key=spatial_key
-        )
+        part = adata[slide.observation_index]
+        where = {"image_dir": self.image_dir, "spatial_key": spatial_key_of(adata)}
+        return SlideImage.from_anndata(part, library_id=library_id, **where)
+
+    def features(
+        self, image: SlideImage, adata: AnnData, slide: Slide, boxes: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Features of the patches of an image, see :meth:`__call__`."""
+        coordinates = _validate.check_spatial(adata, spatial_key_of(adata))[slide.observation_index]
         pitch = spot_distance(coordinates)
         kinds = {"spot_image": (self.patches.spot_boxes(coordinates, pitch), self.spot_encoder)}
         if boxes is not None:
@@ -139,7 +147,7 @@ def paired_corpus_of(
         adata, observations = adatas[source], slide.observation_index
         niches = boxes = embedding = None
         if niche_key is not None:
-            niches = _niches_within(adata, slide, niche_key)
+            niches = niches_within(adata, slide, niche_key)
             boxes = np.asarray(adata.obsm[_keys.niche_bbox(niche_key)], dtype=np.float64)[observations]
         images: dict[str, np.ndarray] = {}
         if reader is not None:
@@ -206,7 +214,7 @@ def spot_vectors(adata: AnnData, encoder: STImage | ScGPTEncoder) -> np.ndarray:
     return encoder.get_latent_representation(adata, mode="visible", accelerator=accelerator)
 
 
-def _niches_within(adata: AnnData, slide: Slide, niche_key: str) -> sparse.csr_matrix:
+def niches_within(adata: AnnData, slide: Slide, niche_key: str) -> sparse.csr_matrix:
     """Niches of the spots of a slide (spots x spots)."""
     niches = sparse.csr_matrix(adata.obsp[_keys.niche_connectivities(niche_key)])[slide.observation_index]
     within = niches[:, slide.observation_index]

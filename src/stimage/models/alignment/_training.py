@@ -63,7 +63,8 @@ def train_aligner(
     """
     data = AlignmentDataModule(slides, batch_size=batch_size, negatives=negatives, num_workers=num_workers, seed=seed)
     n_batches = data.dataset.n_batches
-    plan = AlignmentPlan(module, optimizer, n_steps=trainer["max_epochs"] * n_batches)
+    n_steps = trainer["max_epochs"] * n_batches
+    plan = AlignmentPlan(module, optimizer, n_steps=n_steps, own_batches=negatives == "slide")
     options = {
         "gradient_clip_val": optimizer.gradient_clip,
         "check_val_every_n_epoch": None,

@@ -158,16 +158,20 @@ def read_source(
     table: str | None,
     coordinate_system: str | None,
     min_spots: int = 0,
+    images: bool = False,
 ) -> AnnData:
-    """Read a source, with raw counts in ``X``, and give it a grid if it has none; what lies in memory or on disk stays as it is."""
+    """Read a source, with raw counts in ``X``, and give it a grid if it has none; what lies in memory or on disk stays as it is.
+
+    With ``images`` it has its images and its coordinates as well.
+    """
     with naming(source):
-        options = Options(layer=layer, images=False)
+        options = Options(layer=layer, images=images)
         if source.format is None:
             adata = tidy(source.value, None, options)
         else:
             known = {"layer": layer, "table": table, "coordinate_system": coordinate_system}
             taken = {key: value for key, value in known.items() if key in source.format.options}
-            adata = read_as(source.format, source.value, Options(images=False, **taken))
+            adata = read_as(source.format, source.value, Options(images=images, **taken))
         check_counts(adata)
         if adata.n_obs < min_spots:
             raise ValueError(f"it has {adata.n_obs} spots, fewer than {min_spots}.")
@@ -175,7 +179,10 @@ def read_source(
             return adata
         sites = _without_expression(adata)
         compact_grid(sites, slide_key=slide_key or several_slides(adata), key_added=grid_key)
-        return _with_expression(adata, sites)
+        result = _with_expression(adata, sites)
+        if images:
+            result.obsm.update(adata.obsm)
+        return result
 
 
 def several_slides(adata: AnnData) -> str | None:
