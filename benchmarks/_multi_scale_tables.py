@@ -40,7 +40,7 @@ def by_counts() -> str:
 
 
 def summary() -> str:
-    """Means over all cases in which the factor is not 1, and how often it helped."""
+    """Means over all cases in which the factor is not 1, and what it gained."""
     document = read("multi_scale")
     body = []
     for part, title in (("simulated", "simulated bins"), ("thinned", "thinned slides")):
@@ -51,9 +51,11 @@ def summary() -> str:
             ]
             for metric in ("block", "ari")
         }
-        better = "/".join(f"{sum(gain > 0 for gain in part)}" for part in gains.values())
-        body.append([title, f"{len(entries)} of {len(document[part])}", *scores(entries), f"{better} of {len(entries)}"])
-    return table(["", "factor above 1", *METHODS.values(), "chosen ahead of fixed"], body)
+        differences = " / ".join(
+            f"{np.mean(gain):+.3f} ± {np.std(gain, ddof=1) / len(gain) ** 0.5:.3f}" for gain in gains.values()
+        )
+        body.append([title, f"{len(entries)} of {len(document[part])}", *scores(entries), differences])
+    return table(["", "factor above 1", *METHODS.values(), "chosen less fixed, ± standard error"], body)
 
 
 TABLES = {"few counts": summary, "few counts, each": by_counts}
