@@ -61,6 +61,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/alignment_ablation.py --data $(DATA)
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/simulated_tissue.py --data $(DATA)
+	$(BIN)/python benchmarks/multi_scale.py --data $(DATA)
 	for benchmark in sampling training_step corpus embedding reconstruction memory whole_slide bare_image uses; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	$(BIN)/python benchmarks/_tables.py
 

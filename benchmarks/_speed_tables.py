@@ -37,17 +37,21 @@ def sampling() -> str:
 
 
 def training_step() -> str:
-    header = ["preset", "step", "its matrix products alone", "share", "data of a batch", "share"]
+    document = read("training_step")
+    header = ["preset", "time", "step", "its matrix products alone", "share", "data of a batch", "share"]
+    parts = {f"{document['threads']} threads": document, "one thread, of the processor": document["one_thread"]}
     body = [
         [
             step["preset"],
+            name,
             f"{1e3 * step['seconds_per_step']:.0f} ms",
             f"{1e3 * step['seconds_of_products_alone']:.0f} ms",
             f"{step['share_of_products']:.0%}",
             f"{1e3 * step['seconds_of_data_per_batch']:.0f} ms",
             f"{step['share_of_data']:.1%}",
         ]
-        for step in read("training_step")["steps"]
+        for name, part in parts.items()
+        for step in part["steps"]
     ]
     return table(header, body)
 

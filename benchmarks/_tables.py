@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from _checkpoint_tables import TABLES as CHECKPOINT_TABLES
 from _many_slides_tables import TABLES as MANY_SLIDES_TABLES
+from _multi_scale_tables import TABLES as MULTI_SCALE_TABLES
 from _peer_tables import TABLES as PEER_TABLES
 from _region_tables import TABLES as REGION_TABLES
 from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
@@ -215,6 +216,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "image encoders": image_encoders,
     **CHECKPOINT_TABLES,
     **MANY_SLIDES_TABLES,
+    **MULTI_SCALE_TABLES,
     **PEER_TABLES,
     **REGION_TABLES,
     **SCOREBOARD_TABLES,

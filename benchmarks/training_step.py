@@ -1,12 +1,16 @@
 """How much of a training step on the CPU is matrix products, and how much is waiting for data.
 
-    python benchmarks/training_step.py             # docs/results/training_step.json; about two minutes on two cores
-    python benchmarks/training_step.py --short     # seconds, writes nothing
+    python benchmarks/training_step.py               # docs/results/training_step.json; about four minutes on two cores
+    python benchmarks/training_step.py --one-thread  # keeps what is stored of several threads, measures one thread again
+    python benchmarks/training_step.py --short       # seconds, writes nothing
 
 The products of a step, forward and backward, are recorded with their shapes and memory layouts. Each is then timed alone with
 ``torch.matmul`` in the same run, steps and products in turn; the sum of these times is the floor that no implementation of the
 same products with this library gets below, except where a fused kernel does without writing scores of attention. Attention is
 counted as its two products forward and four backward, at the head size of the model.
+
+Steps on several threads are timed by the clock and hold what threads wait for each other. On one thread it is processor
+time, which other work on the machine hardly changes: what the code itself costs beside its products.
 """
 
 from __future__ import annotations
@@ -88,10 +92,10 @@ class Products(TorchDispatchMode):
             self._add("attention", *factors)
 
 
-def time_of(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def time_of(function: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def product_of(layouts: Product) -> Callable[[], torch.Tensor]:
@@ -104,7 +108,9 @@ def operations(layouts: Product) -> int:
     return 2 * int(np.prod(batch, dtype=np.int64)) * n * k * m
 
 
-def measure(preset: str, slide: Slide, *, batch_size: int, n_genes: int, repeats: int) -> dict:
+def measure(
+    preset: str, slide: Slide, *, batch_size: int, n_genes: int, repeats: int, clock: Callable[[], float]
+) -> dict:
     config = PRESETS[preset]
     torch.manual_seed(0)
     module = MaskedAutoencoder(slide.expression.shape[1], config.autoencoder)
@@ -130,10 +136,10 @@ def measure(preset: str, slide: Slide, *, batch_size: int, n_genes: int, repeats
     calls = {key: product_of(key[1]) for key in products.counts}
     steps, reads, alone = [], [], {key: [] for key in calls}
     for number in range(1, repeats + 1):
-        reads.append(time_of(lambda number=number: read(number)))
-        steps += [time_of(lambda: step(batch)) for _ in range(2)]
+        reads.append(time_of(lambda number=number: read(number), clock))
+        steps += [time_of(lambda: step(batch), clock) for _ in range(2)]
         for key, call in calls.items():
-            alone[key].append(time_of(call))
+            alone[key].append(time_of(call, clock))
     # Other work on the machine only ever adds time.
     step_time, read_time = min(steps), min(reads)
     by_kind: Counter[str] = Counter()
@@ -162,30 +168,39 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("docs/results/training_step.json"))
+    parser.add_argument("--one-thread", action="store_true")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(arguments.threads)
     sizes = {"batch_size": 32, "n_genes": 512, "repeats": arguments.repeats}
-    slide = simulated_slide(70, 70, 4000, density=0.1)
+    slide, side = simulated_slide(70, 70, 4000, density=0.1), 2048
     if arguments.short:
         sizes = {"batch_size": 2, "n_genes": 64, "repeats": 1}
-        slide = simulated_slide(20, 20, 200, density=0.1)
-    square = torch.randn(256 if arguments.short else 2048, 256 if arguments.short else 2048)
-    large = ((square.shape, square.stride()),) * 2
-    rate = operations(large) / min(time_of(lambda: square @ square) for _ in range(5)) / 1e9
-    records = []
-    for preset in arguments.presets:
-        records.append(measure(preset, slide, **sizes))
-        print(json.dumps(records[-1], indent=1), flush=True)
-    if not arguments.short:
-        document = {
-            "command": "python benchmarks/training_step.py",
-            "threads": arguments.threads,
+        slide, side = simulated_slide(20, 20, 200, density=0.1), 256
+
+    def run(threads: int, clock: Callable[[], float]) -> dict:
+        torch.set_num_threads(threads)
+        square = torch.randn(side, side)
+        large = ((square.shape, square.stride()),) * 2
+        rate = operations(large) / min(time_of(lambda: square @ square, clock) for _ in range(5)) / 1e9
+        records = []
+        for preset in arguments.presets:
+            records.append(measure(preset, slide, **sizes, clock=clock))
+            print(json.dumps(records[-1], indent=1), flush=True)
+        return {
+            "threads": threads,
             "versions": {"torch": torch.__version__},
             "billion_operations_per_second_of_a_large_product": rate,
             "steps": records,
         }
+
+    document = {"command": "python benchmarks/training_step.py"}
+    if arguments.one_thread:
+        document |= json.loads(arguments.output.read_text())
+    else:
+        document |= run(arguments.threads, time.perf_counter)
+    document["one_thread"] = run(1, time.process_time)
+    if not arguments.short:
         arguments.output.write_text(json.dumps(document, indent=1))
 
 

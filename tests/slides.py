@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from stimage.data import Slide
+from stimage.data import Slide, site_positions
 
 
 def random_slide(
@@ -59,6 +59,14 @@ def visium(n_rows: int = 7, n_cols: int = 6, *, odd: bool = False, n_genes: int 
     adata.var_names = [f"gene{i}" for i in range(n_genes)]
     adata.obsm["spatial"] = np.column_stack([obs["array_col"] * 50.0, obs["array_row"] * 50.0 * np.sqrt(3)])
     return adata
+
+
+def pairs_mean(slide: Slide, values: np.ndarray, width: float) -> np.ndarray:
+    """Gaussian means from all pairs of sites."""
+    positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity).astype(np.float64)
+    squares = np.square(positions[:, None] - positions[None]).sum(axis=-1)
+    weights = np.exp(-squares / (2 * width**2)) * slide.active
+    return weights @ values / weights.sum(axis=1, keepdims=True)
 
 
 def within_binomial_bound(count: np.ndarray, n_draws: int, probability: np.ndarray, n_deviations: float = 5.0) -> bool:

@@ -17,9 +17,9 @@ from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._codes import NicheCodes
 
 
-def slides(n_slides=2, n_rows=18, n_cols=16, **options):
+def slides(n_slides=2, n_rows=18, n_cols=16, n_genes=150, **options):
     adatas = [
-        sti.datasets.simulate_tissue(n_rows=n_rows, n_cols=n_cols, n_genes=150, seed=n, **options)
+        sti.datasets.simulate_tissue(n_rows=n_rows, n_cols=n_cols, n_genes=n_genes, seed=n, **options)
         for n in range(n_slides)
     ]
     for adata in adatas:
@@ -35,11 +35,19 @@ def kernel(slide, width):
 
 
 @pytest.mark.parametrize(
-    ("layout", "n_rows", "n_cols"), [("hex", 18, 16), ("square", 18, 16), ("irregular", 18, 16), ("hex", 36, 35)]
+    ("layout", "n_rows", "n_cols", "library_size", "factor"),
+    [
+        ("hex", 18, 16, 3000, 1.0),
+        ("square", 18, 16, 3000, 1.0),
+        ("irregular", 18, 16, 3000, 1.0),
+        ("hex", 36, 35, 3000, 1.0),
+        ("square", 40, 40, 12, 4.5 / 2.2),
+    ],
 )
-def test_against_the_formula(layout, n_rows, n_cols):
-    adatas = slides(2, n_rows, n_cols, layout=layout)
+def test_against_the_formula(layout, n_rows, n_cols, library_size, factor):
+    adatas = slides(2, n_rows, n_cols, n_genes=200, layout=layout, library_size=library_size)
     model = sti.models.SmoothedPCA(adatas)
+    assert model.readout.width_factor == pytest.approx(factor)
     corpus = sti.data.Corpus.from_anndata(adatas, genes=model.genes).to_target_sum(1e3)
     centred = [slide.expression.toarray() - slide.expression[slide.active].toarray().mean(axis=0) for slide in corpus]
     together = np.concatenate([x[s.active] for x, s in zip(centred, corpus, strict=True)])
@@ -50,7 +58,8 @@ def test_against_the_formula(layout, n_rows, n_cols):
         centred, together = [x * scale for x in centred], together * scale
     pca = PCA(30, svd_solver="full").fit(together)
     scores = [x @ pca.components_.T for x in centred]
-    context = [(kernel(s, 1.0) @ x + kernel(s, 2.2) @ x) / 2 for x, s in zip(scores, corpus, strict=True)]
+    widths = 1.0 * factor, 2.2 * factor
+    context = [sum(kernel(s, width) @ x for width in widths) / 2 for x, s in zip(scores, corpus, strict=True)]
     spread = np.sqrt(np.concatenate([c[s.active] for c, s in zip(context, corpus, strict=True)]).var(axis=0).sum())
     found = [model.get_latent_representation(adata) for adata in adatas]
     for part, slide, vectors in zip(context, corpus, found, strict=True):
@@ -58,9 +67,9 @@ def test_against_the_formula(layout, n_rows, n_cols):
         # The signs of axes are free.
         np.testing.assert_allclose(pdist(vectors[:, :30]), pdist(expected), atol=5e-3)
     # Codes are those of the near surroundings, averaged over them once more.
-    near = [kernel(s, 1.5) @ x for x, s in zip(scores, corpus, strict=True)]
+    near = [kernel(s, 1.5 * factor) @ x for x, s in zip(scores, corpus, strict=True)]
     codes = NicheCodes.fit(np.concatenate([x[s.active] for x, s in zip(near, corpus, strict=True)]))
-    averaged = [kernel(s, 1.5) @ codes(x) for x, s in zip(near, corpus, strict=True)]
+    averaged = [kernel(s, 1.5 * factor) @ codes(x) for x, s in zip(near, corpus, strict=True)]
     together = [pdist(a[s.site_of_observation]) for a, s in zip(averaged, corpus, strict=True)]
     for distances, vectors in zip(together, found, strict=True):
         assert np.corrcoef(distances, pdist(vectors[:, 30:]))[0, 1] > 0.95
@@ -101,17 +110,22 @@ def test_a_new_slide_is_described_without_being_fitted():
     np.testing.assert_allclose(both[first.n_obs :], vectors, atol=1e-6)
 
 
-def test_observations_may_come_in_any_order():
-    (adata,) = slides(1)
+@pytest.mark.parametrize(("n_rows", "library_size"), [(18, 3000), (40, 12)])
+def test_observations_may_come_in_any_order(n_rows, library_size):
+    (adata,) = slides(1, n_rows, n_rows, n_genes=200, layout="square", library_size=library_size)
     order = np.random.default_rng(0).permutation(adata.n_obs)
-    vectors = sti.models.SmoothedPCA(adata).get_latent_representation(adata)
+    model = sti.models.SmoothedPCA(adata)
+    assert (model.readout.width_factor > 1) == (library_size < 100)
+    vectors = model.get_latent_representation(adata)
     shuffled = sti.models.SmoothedPCA(adata[order].copy()).get_latent_representation(adata[order].copy())
     np.testing.assert_allclose(shuffled, vectors[order], atol=1e-4)
 
 
-def test_saved_and_loaded(tmp_path):
-    adata, other = slides()
+@pytest.mark.parametrize(("n_rows", "library_size", "factor"), [(18, 3000, 1.0), (40, 12, 4.5 / 2.2)])
+def test_saved_and_loaded(tmp_path, n_rows, library_size, factor):
+    adata, other = slides(2, n_rows, n_rows, n_genes=200, layout="square", library_size=library_size)
     model = sti.models.SmoothedPCA(adata, n_pool_genes=100)
+    assert model.embedding_record()["width_factor"] == pytest.approx(factor)
     model.save(tmp_path / "model")
     loaded = sti.models.SmoothedPCA.load(tmp_path / "model")
     assert loaded.model_id == model.model_id
@@ -179,6 +193,7 @@ def test_shared(tmp_path):
         ("axes", lambda tensor: tensor * float("nan"), "NaN or infinite"),
         ("axes", lambda tensor: tensor[0], "instead of 2 axes"),
         ("scales", lambda tensor: -tensor, "a scale of the readout is not above 0"),
+        ("width_factor", lambda _: torch.full((1,), 1e6), "the width factor of the readout is out of range"),
         ("codes.codes.axes", lambda tensor: tensor[:0], "are empty"),
         ("other", lambda _: torch.ones(3), "1 are unexpected"),
     ],

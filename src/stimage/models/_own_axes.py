@@ -14,7 +14,8 @@ from stimage.models._devices import find_device, on_device
 from stimage.models._setup import corpus_of
 from stimage.models._smoothed_pca import TARGET_SUM, SmoothedPCA
 from stimage.models.embedding._axes import own_axes
-from stimage.models.embedding._predicted import explained, explained_by_neighbors, predicted_components
+from stimage.models.embedding._neighbors import explained, explained_by_neighbors
+from stimage.models.embedding._predicted import predicted_components
 from stimage.models.embedding._readout import components_of, sample
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +14,8 @@ from stimage.models._setup import corpus_of, corpus_over, manifest_of
 from stimage.models.checkpoints._config import StoredConfig
 from stimage.models.checkpoints._weights import check_readout
 from stimage.models.embedding._axes import own_axes
-from stimage.models.embedding._readout import Readout, sample
+from stimage.models.embedding._neighbors import width_factor
+from stimage.models.embedding._readout import MARGIN, Readout, sample
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,13 +36,15 @@ class SmoothedPCA(SlideModel):
     :math:`\mathcal G_w` is the Gaussian mean of width :math:`w` (:func:`stimage.data.gaussian_mean`). The embedding of a site is
 
     .. math::
-        c_i = \tfrac12 \mathcal G_{1}[A^\top x]_i + \tfrac12 \mathcal G_{2.2}[A^\top x]_i, \qquad
-        q_i = \mathcal G_{1.5}\big[\operatorname{codes}(\mathcal G_{1.5}[A^\top x])\big]_i, \qquad
+        c_i = \tfrac12 \mathcal G_{f}[A^\top x]_i + \tfrac12 \mathcal G_{2.2 f}[A^\top x]_i, \qquad
+        q_i = \mathcal G_{1.5 f}\big[\operatorname{codes}(\mathcal G_{1.5 f}[A^\top x])\big]_i, \qquad
         z_i = [\, c_i / \sigma_c \;;\; 0.7\, q_i / \sigma_q \,],
 
     where codes are principal components of the posteriors of nine Gaussian mixtures, and :math:`\sigma` is the total spread
-    of each part over the slides of the fit. Axes, codes and spreads belong to the fit: a new slide is centred by its own mean
-    and described with them, so that embeddings of slides can be compared.
+    of each part over the slides of the fit. The factor :math:`f` of all widths is 1, except for slides whose sites are predicted
+    best by a Gaussian mean wider than 3, such as fine bins of few counts: then :math:`2.2 f` is the width that predicts best.
+    Axes, codes, spreads and factor belong to the fit: a new slide is centred by its own mean and described with them, so that
+    embeddings of slides can be compared.
 
     Parameters
     ----------
@@ -98,9 +102,11 @@ class SmoothedPCA(SlideModel):
         self.vocabulary = corpus.vocabulary
         self.seed = seed
         self.manifest = manifest_of(corpus)
-        chosen = sample(list(corpus), MOST_SITES, seed=seed)
+        factor = width_factor(list(corpus), axes, seed=seed)
+        chosen = sample(list(corpus), MOST_SITES, seed=seed, margin=ceil(factor * MARGIN))
         slides, sites = zip(*chosen.values(), strict=True)
-        self.readout = Readout.fit(slides, sites, axes, [predicted[number] for number in chosen], seed=seed)
+        added = [predicted[number] for number in chosen]
+        self.readout = Readout.fit(slides, sites, axes, added, seed=seed, width_factor=factor)
 
     @classmethod
     def with_predictions(
@@ -206,7 +212,9 @@ class SmoothedPCA(SlideModel):
         self.readout = Readout.from_tensors(weights)
 
     def _facts(self) -> dict[str, Any]:
-        return {"n_axes": self.readout.axes.shape[1], "n_codes": self.readout.codes.n_codes, "seed": self.seed}
+        readout = self.readout
+        sizes = {"n_axes": readout.axes.shape[1], "n_codes": readout.codes.n_codes}
+        return {**sizes, "width_factor": readout.width_factor, "seed": self.seed}
 
     def _card_facts(self) -> dict[str, str]:
         return {"dimensions": str(self.n_dimensions), "fitted": f"in closed form, seed {self.seed}"}

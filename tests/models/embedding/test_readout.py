@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_unchanged
-from slides import random_slide
+from slides import pairs_mean, random_slide
 
 from stimage import datasets, pp
-from stimage.data import Corpus, site_positions
+from stimage.data import Corpus
 from stimage.models import STImage
-from stimage.models.embedding._predicted import (
-    explained,
-    explained_by_neighbors,
-    fitted_readout,
-    predicted_components,
-)
+from stimage.models.embedding._predicted import fitted_readout, predicted_components
 from stimage.models.embedding._readout import Readout, sample, slope
 from stimage.models.embedding._site_vectors import stream_vectors
 
@@ -39,14 +34,6 @@ def spread(vectors):
 def same_tensors(first, second):
     first, second = first.tensors(), second.tensors()
     return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
-
-
-def pairs_mean(slide, values, width):
-    """Gaussian means from all pairs of sites."""
-    positions = site_positions(*slide.site_index.T, layout=slide.layout, parity=slide.parity).astype(np.float64)
-    squares = np.square(positions[:, None] - positions[None]).sum(axis=-1)
-    weights = np.exp(-squares / (2 * width**2)) * slide.active
-    return weights @ values / weights.sum(axis=1, keepdims=True)
 
 
 def test_embedding_written_out(trained):
@@ -94,30 +81,6 @@ def test_genes_that_a_slide_lacks_are_left_out(trained):
     axes = np.where(measured[:, None], trained.readout.axes, 0)
     found = predicted_components(trained.module, slide, trained.readout.axes, **OPTIONS)
     np.testing.assert_allclose(found, predicted_components(trained.module, slide, axes, **OPTIONS), atol=1e-6)
-
-
-def test_explained_is_the_share_of_a_regression_through_zero():
-    rng = np.random.default_rng(0)
-    own = rng.normal(size=(50, 3))
-    predicted = own + rng.normal(size=(50, 3))
-    fit = np.linalg.lstsq(predicted.reshape(-1, 1), own.ravel(), rcond=None)
-    assert explained(own, predicted) == pytest.approx(1 - fit[1][0] / np.square(own).sum())
-    assert explained(own, -predicted) == 0
-    assert explained(own, 7 * own) == pytest.approx(1)
-
-
-def test_explained_by_neighbors(trained):
-    (slide,) = trained.corpus
-    own = trained.readout.components(slide)
-    half = np.random.default_rng(3).permutation(slide.n_sites) % 2 == 0
-    shares = []
-    for width in (0.7, 1.0, 1.5, 2.2, 3.0, 4.5):
-        predicted = np.where(
-            half[:, None], pairs_mean(slide.hide(half), own, width), pairs_mean(slide.hide(~half), own, width)
-        )
-        shares.append(explained(own[slide.active], predicted[slide.active]))
-    found = explained_by_neighbors(slide, own, np.flatnonzero(slide.active), seed=3)
-    assert found == pytest.approx(max(shares), rel=1e-3)
 
 
 def test_round_trip(trained):
@@ -187,6 +150,8 @@ def test_a_sample_is_squares_with_what_is_around_them():
         distance = np.abs(slide.site_index[:, None] - slide.site_index[sites]).max(axis=2).min(axis=1)
         assert part.active[slide.active & (distance <= 8)].all()
         assert part.active.sum() < slide.active.sum()
+        wide, _ = sample(slides, 500, seed=0, margin=20)[number]
+        assert wide.active[slide.active & (distance <= 20)].all()
     other = sample(slides, 500, seed=1)
     assert any(
         number not in other or not np.array_equal(sites, other[number][1]) for number, (_, sites) in some.items()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Tensor] | Mapping[str, np.ndarray]
 
 
+_LARGEST_FACTOR = 10
+"""Of the widths of a readout; more than a fit chooses."""
+
+
 def stored_tensors(tensors: Mapping[str, Any], *, half_precision: bool) -> dict[str, Any]:
     """Tensors as they are written: in half precision what belongs to a trained module."""
     halved = {name: tensor.half() for name, tensor in tensors.items() if half_precision and name.startswith("module.")}
@@ -143,9 +147,12 @@ def check_readout(tensors: Tensors, n_genes: int) -> None:
     """Raise ``DamagedError`` unless tensors are a readout of expression of so many genes."""
     n_components = length(tensors, "axes", axis=1)
     shapes = {"axes": (n_genes, n_components), "scales": (2,)}
+    shapes |= {"width_factor": (1,)} if "width_factor" in tensors else {}
     check_shapes({**shapes, **code_shapes(tensors, "codes.", n_components)}, tensors)
     if not (tensors["scales"] > 0).all():
         raise DamagedError("a scale of the readout is not above 0")
+    if "width_factor" in tensors and not 1 <= tensors["width_factor"][0] <= _LARGEST_FACTOR:
+        raise DamagedError("the width factor of the readout is out of range")
 
 
 def _check_names(expected: Iterable[str], found: Iterable[str]) -> None:

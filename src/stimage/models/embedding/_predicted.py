@@ -5,15 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from stimage.data import Slide, gaussian_mean
+from stimage.data import Slide
 from stimage.models._devices import to_numpy
 from stimage.models.embedding._axes import own_axes
 from stimage.models.embedding._readout import Readout, sample
 from stimage.models.embedding._site_vectors import N_REPEATS, stream_vectors
 from stimage.modules import MaskedAutoencoder
 
-WIDTHS = (0.7, 1.0, 1.5, 2.2, 3.0, 4.5)
-"""Gaussians that a model is compared with, in distances between sites."""
 MOST_SITES = 10_000
 """Sites of the training slides that a readout is fitted on at most."""
 
@@ -96,39 +94,3 @@ def predicted_components(
     if (done & slide.active).any():
         components[done] -= components[done & slide.active].mean(axis=0)
     return components
-
-
-def explained(own: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of the components of sites that a prediction explains, with the slope that suits it best."""
-    own, predicted = own.astype(np.float64), predicted.astype(np.float64)
-    product, square = (own * predicted).sum(), np.square(predicted).sum()
-    return float(product**2 / max(square * np.square(own).sum(), 1e-12)) if product > 0 else 0.0
-
-
-def explained_by_neighbors(slide: Slide, own: np.ndarray, sites: np.ndarray, *, seed: int) -> float:
-    """The same of the best of six Gaussian means of a random half of the slide, at the sites of the other half.
-
-    Parameters
-    ----------
-    slide
-        The slide.
-    own
-        Components of its sites (sites x components).
-    sites
-        Sites that are compared.
-    seed
-        Seed of the halves.
-
-    Returns
-    -------
-    float
-        Share of the components at ``sites``.
-    """
-    half = np.random.default_rng(seed).permutation(slide.n_sites) % 2 == 0
-    best = 0.0
-    for width in WIDTHS:
-        predicted = np.empty_like(own)
-        for masked in (half, ~half):
-            predicted[masked] = gaussian_mean(slide.hide(masked), own, width)[masked]
-        best = max(best, explained(own[sites], predicted[sites]))
-    return best

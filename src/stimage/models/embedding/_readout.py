@@ -23,7 +23,7 @@ WEIGHT = 0.5
 SITES_AT_A_TIME = 16_384
 """Sites whose posteriors, four times as wide as their codes, are held together."""
 MARGIN = 8
-"""Sites around a square that are read with it, more than the Gaussians of its surroundings reach with any weight."""
+"""Sites around a square that are read with it, more than Gaussians of a factor of 1 reach with any weight."""
 
 
 @dataclass
@@ -31,8 +31,8 @@ class Readout:
     r"""Makes an embedding of principal components: averaged around each site, beside niche codes.
 
     .. math::
-        c_i = \tfrac12 \mathcal G_{1}[a]_i + \tfrac12 \mathcal G_{2.2}[a]_i + \tfrac s2 \hat a_i, \qquad
-        q_i = \mathcal G_{1.5}\big[\operatorname{codes}(\mathcal G_{1.5}[a] + \tfrac s2 \hat a)\big]_i, \qquad
+        c_i = \tfrac12 \mathcal G_{f}[a]_i + \tfrac12 \mathcal G_{2.2 f}[a]_i + \tfrac s2 \hat a_i, \qquad
+        q_i = \mathcal G_{1.5 f}\big[\operatorname{codes}(\mathcal G_{1.5 f}[a] + \tfrac s2 \hat a)\big]_i, \qquad
         z_i = [\, c_i / \sigma_c \;;\; 0.7\, q_i / \sigma_q \,],
 
     where :math:`a_i` are the principal components of the site's own expression, :math:`\mathcal G_w` is
@@ -48,11 +48,14 @@ class Readout:
         Total spread of contexts and of codes on the sites of the fit: root of the variance summed over dimensions.
     codes
         Niche codes.
+    width_factor
+        Factor :math:`f` of all widths.
     """
 
     axes: np.ndarray
     scales: np.ndarray
     codes: NicheCodes
+    width_factor: float = 1.0
 
     @classmethod
     def fit(
@@ -63,6 +66,7 @@ class Readout:
         predicted: Sequence[np.ndarray | None],
         *,
         seed: int,
+        width_factor: float = 1.0,
     ) -> Self:
         """Fit codes and scales.
 
@@ -78,20 +82,24 @@ class Readout:
             Of each slide, predicted components (sites x components), or ``None``.
         seed
             Seed of the mixtures.
+        width_factor
+            Factor of all widths.
 
         Returns
         -------
         Readout
             The readout.
         """
-        readout = cls(np.ascontiguousarray(axes), np.ones(2, dtype=np.float32), NicheCodes({}))
-        shown = [_shown(*part) for part in zip(slides, sites, predicted, strict=True)]
+        scales = np.ones(2, dtype=np.float32)
+        # In single precision, as it is stored.
+        readout = cls(np.ascontiguousarray(axes), scales, NicheCodes({}), float(np.float32(width_factor)))
+        shown = [shown_alone(*part) for part in zip(slides, sites, predicted, strict=True)]
         contexts, nears = [], []
         for slide, chosen, part in shown:
             own = readout.components(slide)
             added = _added(slide, own, part)
-            nears.append(_near(slide, own, added, np.empty_like(own)))
-            contexts.append(_context(slide, own, added)[chosen])
+            nears.append(readout._near(slide, own, added, np.empty_like(own)))
+            contexts.append(readout._context(slide, own, added)[chosen])
         chosen_near = [near[chosen] for near, (_, chosen, _) in zip(nears, shown, strict=True)]
         readout.codes = NicheCodes.fit(np.concatenate(chosen_near), seed=seed)
         codes = [readout._codes(slide, near)[chosen] for near, (slide, chosen, _) in zip(nears, shown, strict=True)]
@@ -119,8 +127,8 @@ class Readout:
         context, codes = np.split(vectors, [self.axes.shape[1]], axis=1)
         own = components_of(slide, self.axes, out=context)
         added = _added(slide, own, predicted)
-        near = _near(slide, own, added, codes if codes.shape == own.shape else np.empty_like(own))
-        _context(slide, own, added)
+        near = self._near(slide, own, added, codes if codes.shape == own.shape else np.empty_like(own))
+        self._context(slide, own, added)
         context /= self.scales[0]
         self._codes(slide, near, out=codes)
         codes *= np.float32(CODE_WEIGHT)
@@ -139,45 +147,46 @@ class Readout:
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays by name, for a checkpoint."""
         codes = {f"codes.{name}": array for name, array in self.codes.tensors.items()}
-        return {"axes": self.axes, "scales": self.scales, **codes}
+        # Only where it is not 1: ordinary fits are stored as they always were.
+        factor = {} if self.width_factor == 1 else {"width_factor": np.array([self.width_factor], dtype=np.float32)}
+        return {"axes": self.axes, "scales": self.scales, **factor, **codes}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Self:
         """What :meth:`tensors` gave."""
         prefix = "codes."
         codes = {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
-        return cls(tensors["axes"], tensors["scales"], NicheCodes(codes))
+        factor = float(tensors["width_factor"][0]) if "width_factor" in tensors else 1.0
+        return cls(tensors["axes"], tensors["scales"], NicheCodes(codes), factor)
 
     def _codes(self, slide: Slide, near: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         codes = np.empty((slide.n_sites, self.codes.n_codes), dtype=np.float32) if out is None else out
         for start in range(0, slide.n_sites, SITES_AT_A_TIME):
             part = slice(start, start + SITES_AT_A_TIME)
             codes[part] = self.codes(near[part])
-        return GaussianMean(slide, CODE_WIDTH)(codes, out=codes)
+        return GaussianMean(slide, self.width_factor * CODE_WIDTH)(codes, out=codes)
+
+    def _near(self, slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray) -> np.ndarray:
+        """What codes of sites are of (sites x components)."""
+        near = GaussianMean(slide, self.width_factor * CODE_WIDTH)(own, out=out)
+        if added is not None:
+            near += added
+        return near
+
+    def _context(self, slide: Slide, own: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+        """Contexts of sites (sites x components), in the place of their own components."""
+        means = [GaussianMean(slide, self.width_factor * width) for width in WIDTHS]
+        for dimension in range(own.shape[1]):
+            column = own[:, dimension : dimension + 1]
+            column[:] = sum(mean(column) for mean in means) / len(means)
+        if added is not None:
+            own += added
+        return own
 
 
 def _added(slide: Slide, own: np.ndarray, predicted: np.ndarray | None) -> np.ndarray | None:
     """What predictions add to the surroundings of sites (sites x components)."""
     return None if predicted is None else np.float32(WEIGHT * slope(slide, own, predicted)) * predicted
-
-
-def _near(slide: Slide, own: np.ndarray, added: np.ndarray | None, out: np.ndarray) -> np.ndarray:
-    """What codes of sites are of (sites x components)."""
-    near = GaussianMean(slide, CODE_WIDTH)(own, out=out)
-    if added is not None:
-        near += added
-    return near
-
-
-def _context(slide: Slide, own: np.ndarray, added: np.ndarray | None) -> np.ndarray:
-    """Contexts of sites (sites x components), in the place of their own components."""
-    means = [GaussianMean(slide, width) for width in WIDTHS]
-    for dimension in range(own.shape[1]):
-        column = own[:, dimension : dimension + 1]
-        column[:] = sum(mean(column) for mean in means) / len(means)
-    if added is not None:
-        own += added
-    return own
 
 
 def components_of(slide: Slide, axes: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -196,7 +205,9 @@ def slope(slide: Slide, own: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.clip((own * predicted).sum() / max(np.square(predicted).sum(), 1e-12), 0, 1))
 
 
-def sample(slides: Sequence[Slide], most_sites: int, *, seed: int) -> dict[int, tuple[Slide, np.ndarray]]:
+def sample(
+    slides: Sequence[Slide], most_sites: int, *, seed: int, margin: int = MARGIN
+) -> dict[int, tuple[Slide, np.ndarray]]:
     """Some sites with counts in random squares of the slides.
 
     Parameters
@@ -207,6 +218,8 @@ def sample(slides: Sequence[Slide], most_sites: int, *, seed: int) -> dict[int, 
         How many sites are chosen at most; slides that have fewer in all are taken whole.
     seed
         Seed of the choice of squares.
+    margin
+        Sites around a square that are read with it.
 
     Returns
     -------
@@ -232,22 +245,22 @@ def sample(slides: Sequence[Slide], most_sites: int, *, seed: int) -> dict[int, 
         if not n_missing:
             break
     found = {int(number): np.sort(np.concatenate(chosen[number])) for number in order if number in chosen}
-    return {number: (_around(slides[number], sites), sites) for number, sites in found.items()}
+    return {number: (_around(slides[number], sites, margin), sites) for number, sites in found.items()}
 
 
-def _around(slide: Slide, sites: np.ndarray) -> Slide:
+def _around(slide: Slide, sites: np.ndarray, margin: int) -> Slide:
     """A slide with some sites and what is around them left as tissue."""
     if len(sites) == slide.active.sum():
         return slide
     shown = np.zeros(slide.shape, dtype=bool)
     for row, col in np.unique(slide.site_index[sites] // SQUARE, axis=0) * SQUARE:
-        rows, cols = (slice(max(first - MARGIN, 0), first + SQUARE + MARGIN) for first in (row, col))
+        rows, cols = (slice(max(first - margin, 0), first + SQUARE + margin) for first in (row, col))
         shown[rows, cols] = True
     # Nothing else of the slide is read but its mean, which stays.
     return slide.restrict(shown, centre=slide.gene_mean)
 
 
-def _shown(
+def shown_alone(
     slide: Slide, sites: np.ndarray, predicted: np.ndarray | None
 ) -> tuple[Slide, np.ndarray, np.ndarray | None]:
     """The sites of a slide that its raster shows as a slide of their own, with the new numbers of some of them."""
