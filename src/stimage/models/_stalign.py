@@ -57,9 +57,9 @@ class STAlign(SlideModel):
     """Image and expression of spots and of their niches in one space (ST-Align).
 
     Every spot is used with its niche. Image and gene vectors of a spot are aligned by contrast with other spots
-    of the slide, and so for niches. Image encoders are frozen, their
-    features are computed once and kept on disk; what is trained are adapters of these features and the gene encoders, and with the cross-scale loss of the paper
-    also the fusion, which brings a spot to its niche. By default all start in closed form: gene vectors as principal components of expression, image vectors as
+    of the slide, and so for niches. Image encoders are frozen, their features are computed once and kept on disk; what is
+    trained are adapters of these features and the gene encoders, and with the paper's cross-scale loss the fusion, which
+    brings a spot to its niche. By default all start in closed form: gene vectors as principal components of expression, image vectors as
     their ridge regression on the image, so that a few hundred spots are enough to train on.
 
     Parameters
