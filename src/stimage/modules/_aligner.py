@@ -179,7 +179,7 @@ class SpotNicheAligner(nn.Module):
     --------
     >>> import torch
     >>> from stimage.modules import AlignerConfig, AlignmentBatch, SpotNicheAligner
-    >>> config = AlignerConfig(dim=16, n_tokens=2, n_fused=24, n_layers=1, n_heads=2)
+    >>> config = AlignerConfig(dim=16, n_tokens=2, n_fused=24, n_layers=1, n_heads=2, weights=(0.4, 0.3, 0.3))
     >>> module = SpotNicheAligner(config, n_spot_image=10, n_niche_image=10, n_spot_genes=50, n_niche_genes=50)
     >>> parts = (torch.randn(6, 10), torch.randn(6, 10), torch.randn(6, 50), torch.randn(6, 50))
     >>> batch = AlignmentBatch(*parts, slide=torch.zeros(6, dtype=torch.long))
