@@ -135,7 +135,7 @@ def alignment_recall() -> str:
 
 
 def alignment_domains() -> str:
-    parts = {"": "domains", ", no cross-scale loss": "domains without the cross-scale loss"}
+    parts = {"": "domains", ", the paper's weights": "domains with the paper's weights"}
     frame = pd.concat([pd.DataFrame(alignment()[part]).assign(suffix=suffix) for suffix, part in parts.items()])
     others = np.where(frame["section"] == frame["training"], "", ", trained on other patients")
     frame["case"] = frame["section"] + others + frame["suffix"]

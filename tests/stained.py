@@ -18,7 +18,8 @@ PITCH = 80.0
 """Full-resolution pixels between neighbouring spots."""
 SCALE = 0.2
 """Pixels of the image for each full-resolution pixel."""
-TINY = AlignerConfig(dim=16, n_tokens=2, n_layers=1, n_heads=2, n_fused=16)
+TINY = AlignerConfig(dim=16, n_tokens=2, n_layers=1, n_heads=2, n_fused=16, weights=(0.4, 0.3, 0.3))
+"""With all three losses, so that every part is trained."""
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
 
 

@@ -38,7 +38,8 @@ def test_without_a_part(stained, aligner, change):
         other = aligner_of(stained, **options)
     assert other.model_id != aligner.model_id
     n_levels = 1 if change.endswith("no niches") else 2
-    fused = 32 if change in ("no fusion", "no niches", "trained encoder, no niches") else 16
+    side_by_side = ("no fusion", "no niches", "trained encoder, no niches", "spot loss only", "niche loss only")
+    fused = 32 if change in side_by_side else 16
     for modality, width in (("image", 16), ("gene", 16), ("fused", fused)):
         vectors = other.get_latent_representation(modality=modality)
         assert vectors.shape == (stained.n_obs, n_levels * width)

@@ -22,7 +22,8 @@ PARTS = ("spot_image", "niche_image", "spot_genes", "niche_genes")
 
 
 def small(**options):
-    return AlignerConfig(**{"dim": 8, "n_tokens": 3, "n_fused": 10, "n_layers": 1, "n_heads": 2, **options})
+    sizes = {"dim": 8, "n_tokens": 3, "n_fused": 10, "n_layers": 1, "n_heads": 2}
+    return AlignerConfig(**{**sizes, "weights": (0.4, 0.3, 0.3), **options})
 
 
 def aligner(*parts, encoder=None, **options):
@@ -297,8 +298,25 @@ def test_bad_requests(batch):
     for level, modality in (("cell", "image"), ("spot", "genes")):
         with pytest.raises(ValueError, match="`level` must be"):
             module.embed(batch, level, modality)
-    with pytest.raises(ValueError, match="only with weight|nothing to compare"):
-        aligner("spot_genes", "niche_genes", weights=(1, 1, 0)).loss(only(batch, "spot_genes", "niche_genes"))
+    with pytest.raises(ValueError, match=r"losses are \['cross_loss', 'spot_loss'\], with `weights`=\(0, 1, 0\)"):
+        aligner("spot_image", "spot_genes", "niche_genes", weights=(0, 1, 0)).loss(batch._replace(niche_image=None))
+
+
+@pytest.mark.parametrize("parts", [("spot_genes", "niche_genes"), ("spot_image", "spot_genes")])
+@pytest.mark.parametrize("weights", [(0, 1, 0), AlignerConfig().weights])
+def test_a_single_loss_is_trained_on_whatever_its_weight(randomise, batch, parts, weights):
+    part = only(batch, *parts)
+    losses = randomise(aligner(*parts, weights=weights)).loss(part)
+    expected = randomise(aligner(*parts, weights=(1, 1, 1), fusion=False)).loss(part)
+    assert len(losses) == 2
+    assert losses["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+
+
+def test_no_attention_that_no_loss_trains(randomise, batch):
+    module = randomise(aligner(weights=(0.4, 0.3, 0)))
+    assert not [name for name, _ in module.named_parameters() if "fusion" in name]
+    spot = module(batch).spot
+    torch.testing.assert_close(spot.fused, torch.cat([spot.image, spot.gene], dim=1))
 
 
 def test_size_of_a_batch(batch):

@@ -11,6 +11,7 @@ from stained import QUIET, TINY, aligner_of, prepared, stained_tissue, tiny_enco
 
 from stimage import tl
 from stimage.models import PatchSpec, STAlign, STImage
+from stimage.modules import AlignerConfig
 
 SHORT = {"n_pool_genes": 40, "config": TINY, "max_epochs": 2, "batch_size": 32, **QUIET}
 
@@ -61,6 +62,29 @@ def test_other_options_reach_the_model(stained, options):
     stained.obsm["ring_bbox"] = stained.obsm["niche_bbox"][::-1].copy()
     found = align(stained, **options)
     assert found.model_id == aligner_of(stained, **options).model_id != aligner_of(stained).model_id
+
+
+def test_the_preset_of_the_paper(stained):
+    model = tl.align(
+        stained,
+        preset="paper",
+        image_encoder=tiny_encoder(),
+        n_pool_genes=40,
+        max_epochs=1,
+        model_kwargs={"niche_image_encoder": tiny_encoder(width=8)},
+        trainer_kwargs={key: value for key, value in QUIET.items() if key != "accelerator"},
+    )
+    assert model.config == AlignerConfig(weights=(0.4, 0.3, 0.3), dropout=0.1, temperature=0.1)
+    assert model.patches == PatchSpec((1.0,), (1.0,))
+    assert model.optimizer.learning_rate == 5e-4
+    assert not model.spectral_start
+    assert model.module.spot.fusion is not None
+    changed = align(stained, preset="paper", spectral_start=True, plan_kwargs={"learning_rate": 1e-3})
+    assert changed.config == TINY
+    assert changed.spectral_start
+    assert changed.optimizer.learning_rate == 1e-3
+    with assert_unchanged(stained), pytest.raises(ValueError, match="`preset` must be one of 'default', 'paper'"):
+        align(stained, preset="published")
 
 
 def test_a_gene_encoder(stained):

@@ -12,13 +12,14 @@ from stimage.train._fit import fit
 
 N_PAIRS = 32
 SMALL = {"dim": 16, "n_tokens": 2, "n_fused": 12, "n_layers": 1, "n_heads": 2, "dropout": 0.0}
+ALL_LOSSES = {"weights": (0.4, 0.3, 0.3)}
 SIZES = {"n_spot_image": 20, "n_niche_image": 20, "n_spot_genes": 30, "n_niche_genes": 30}
 
 
 @pytest.fixture
 def module():
     torch.manual_seed(0)
-    return SpotNicheAligner(AlignerConfig(**SMALL, learn_temperature=True), **SIZES)
+    return SpotNicheAligner(AlignerConfig(**SMALL, **ALL_LOSSES, learn_temperature=True), **SIZES)
 
 
 def pairs(*parts):

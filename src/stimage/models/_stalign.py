@@ -17,11 +17,19 @@ from stimage.models._devices import find_device, on_device
 from stimage.models._options import changed_optimizer
 from stimage.models._setup import manifest_of
 from stimage.models._stimage import STImage
+from stimage.models.alignment._closed_fusion import ClosedFusion
 from stimage.models.alignment._encoders import check_images, check_parts, gene_encoder_id, image_encoders
 from stimage.models.alignment._expression_head import ExpressionHead
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.models.alignment._image_features import PatchSpec, encoder_id
-from stimage.models.alignment._module import Level, Modality, asked_vectors, started_aligner, vectors
+from stimage.models.alignment._module import (
+    Level,
+    Modality,
+    asked_levels,
+    asked_vectors,
+    started_aligner,
+    vectors,
+)
 from stimage.models.alignment._patch_scale import patch_scale_of
 from stimage.models.alignment._prediction import (
     PredictionMethod,
@@ -30,6 +38,7 @@ from stimage.models.alignment._prediction import (
     images_of,
     predictor_of,
 )
+from stimage.models.alignment._presets import ALIGNER_PRESETS, AlignerPreset
 from stimage.models.alignment._saving import FLAGS, PARTS, restored, tensors_of
 from stimage.models.alignment._setup import ImageReader, PairedCorpus, paired_corpus_of
 from stimage.models.alignment._stored import check_stored, stored_corpus, stored_scale
@@ -38,7 +47,7 @@ from stimage.models.checkpoints._config import StoredConfig, losses_by_name
 from stimage.models.checkpoints._manifest import GENE_ENCODER, GENE_ENCODER_FILES, MODEL_FILES
 from stimage.models.checkpoints._model_card import training_facts
 from stimage.modules import AlignerConfig, ImageEncoder, ScGPTEncoder
-from stimage.train import AlignmentOptimizerConfig, of_first_process
+from stimage.train import of_first_process
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,10 +60,10 @@ class STAlign(SlideModel):
     """Image and expression of spots and of their niches in one space (ST-Align).
 
     Every spot is used with its niche. Image and gene vectors of a spot are aligned by contrast with other spots
-    of the slide, and so for niches; a spot's fused vector is brought to that of its niche. Image encoders are frozen, their
-    features are computed once and kept on disk; what is trained are adapters of these features, the gene encoders and the
-    fusion. By default all start in closed form: gene vectors as principal components of expression, image vectors as
-    their ridge regression on the image, so that a few hundred spots are enough to train on.
+    of the slide, and so for niches. Image encoders are frozen, their features are computed once and kept on disk; what is
+    trained are adapters of these features and the gene encoders, and with the paper's cross-scale loss the fusion, which
+    brings a spot to its niche. By default all start in closed form: gene vectors as principal components of expression,
+    image vectors as their ridge regression on the image, so that a few hundred spots are enough to train on.
 
     Parameters
     ----------
@@ -78,14 +87,16 @@ class STAlign(SlideModel):
     gene_encoder
         Frozen encoder of the expression of spots: a trained :class:`STImage` or a :class:`stimage.modules.ScGPTEncoder`.
         By default a perceptron that is trained along.
+    preset
+        ``"default"`` or ``"paper"``: its weights of the losses, dropout, temperature and learning rate, one patch per level
+        and a random start, where nothing else is chosen. Encoders are chosen apart.
     patches
-        Which image patches are used.
+        Which image patches are used; by default those of the preset.
     spot_context
         Whether the image of a spot is its patch beside that of its niche, which makes part of the cross-scale loss trivial
         and retrieval easier; by default its patch alone, as published.
     niches
-        Whether niches are seen at all. Without them, nothing trains the cross-attention: the fused vector is the
-        concatenation of image and gene vector.
+        Whether niches are seen at all. Without them nothing trains a fusion.
     n_image_components
         Principal components of image features that are kept at each level.
     niche_key
@@ -95,9 +106,12 @@ class STAlign(SlideModel):
     cache_dir
         Folder that keeps image features; by default ``stimage/image_features`` in the user's cache.
     config
-        Sizes and parts of the module.
+        Sizes and parts of the module; by default those of the preset. Where the cross-scale loss has no weight, which is the
+        default, nothing trains the cross-attention, and fused vectors are those of the closed form: principal components of
+        expression beside their regression on the image. Without a start in closed form they are image and gene vector side
+        by side.
     spectral_start
-        Start in closed form, or at random.
+        Start in closed form, or at random; by default as the preset says.
     seed
         Seed of everything random.
     accelerator, device
@@ -141,6 +155,7 @@ class STAlign(SlideModel):
         niche_image_encoder: str | ImageEncoder | None = None,
         train_image_encoder: bool = False,
         gene_encoder: STImage | ScGPTEncoder | None = None,
+        preset: AlignerPreset = "default",
         patches: PatchSpec | None = None,
         spot_context: bool = False,
         niches: bool = True,
@@ -149,7 +164,7 @@ class STAlign(SlideModel):
         image_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
         config: AlignerConfig | None = None,
-        spectral_start: bool = True,
+        spectral_start: bool | None = None,
         seed: int = 0,
         accelerator: str = "auto",
         device: int | str = "auto",
@@ -159,12 +174,14 @@ class STAlign(SlideModel):
         _validate.check_positive("n_image_components", n_image_components)
         _validate.check_seed(seed)
         _validate.check_text("niche_key", niche_key)
+        _validate.check_choice("preset", preset, ALIGNER_PRESETS)
         check_parts(gene_encoder, patches, config)
+        chosen = ALIGNER_PRESETS[preset]
         stored = data if isinstance(data, StoredPairs) else None
         if stored is not None:
             alone = {"gene_encoder": gene_encoder, "train_image_encoder": train_image_encoder}
             patches = check_stored(stored, genes=genes, patches=patches, **alone)
-        self.patches = PatchSpec() if patches is None else patches
+        self.patches = chosen.patches if patches is None else patches
         self.niches, self.niche_key = niches, niche_key
         self.spot_context = spot_context and niches and not train_image_encoder
         self.seed = seed
@@ -176,7 +193,7 @@ class STAlign(SlideModel):
         self.image_encoder, self.niche_image_encoder = image_encoders(
             image_encoder, niche_image_encoder, trained=train_image_encoder, niches=niches, seed=seed
         )
-        self.config = AlignerConfig() if config is None else config
+        self.config = chosen.config if config is None else config
         if gene_encoder is not None:
             self.config = replace(self.config, spot_genes="embedding")
         if not niches:
@@ -201,15 +218,13 @@ class STAlign(SlideModel):
         else:
             self.patch_scale = stored_scale(stored, niches=sees_niches)
         self.n_spot_genes = paired.slides[0].batch([0])["spot_genes"].shape[1]
-        # The paper's rate, for 1.3 million spots, takes the vectors of a few hundred further from their start than
-        # domains can bear.
-        self.optimizer = AlignmentOptimizerConfig(learning_rate=1e-4)
+        self.optimizer = chosen.optimizer
         self.history: dict[str, pd.DataFrame] = {}
         self.n_tokens_seen = 0
         self.is_trained = False
         self.head: ExpressionHead | None = None
-        self.spectral_start = spectral_start
-        self.module = self._started(self.paired.slides)
+        self.spectral_start = chosen.spectral_start if spectral_start is None else spectral_start
+        self.module, self.fusion = self._started(self.paired.slides)
 
     def __repr__(self) -> str:
         state = "trained" if self.is_trained else "not trained"
@@ -250,8 +265,8 @@ class STAlign(SlideModel):
         num_workers
             Processes that prepare batches. Results do not depend on it.
         plan_kwargs
-            Fields of :class:`stimage.train.AlignmentOptimizerConfig`; by default ``learning_rate=1e-4`` (the paper, on 1.3
-            million spots: 5e-4).
+            Fields of :class:`stimage.train.AlignmentOptimizerConfig` that are not those of the preset: ``learning_rate`` is 1e-4
+            by default, and 5e-4 in the paper, on 1.3 million spots.
         trainer_kwargs
             Passed on to :class:`scvi.train.Trainer`.
 
@@ -300,7 +315,8 @@ class STAlign(SlideModel):
             Slides to embed, with grid and niches, or a corpus on disk with image features; those of the model by default.
         modality
             ``"image"``: from the image alone, whatever the counts, ``"gene"``: from expression alone, without an image,
-            ``"fused"``: from both. By default ``"fused"``, and ``"gene"`` of a model without images.
+            ``"fused"``: from both, in closed form unless the cross-scale loss trained a fusion. By default ``"fused"``, and
+            ``"gene"`` of a model without images.
         level
             ``"spot"``, ``"niche"``, or ``"both"`` side by side. By default ``"both"``, and ``"spot"`` without niches.
         image_dir
@@ -326,6 +342,8 @@ class STAlign(SlideModel):
         needed = {"images": modality != "gene", "counts": modality != "image"}
         reading = {"image_dir": image_dir, "cache_dir": cache_dir, "accelerator": accelerator, "device": device}
         paired = self._paired_for(data, **reading, **needed)
+        if modality == "fused" and self.fusion is not None:
+            return self.fusion(paired.slides, asked_levels(level))[paired.corpus.observation_order]
         with on_device(place, self.module):
             return vectors(self.module, paired.slides, modality, level)[paired.corpus.observation_order]
 
@@ -443,7 +461,7 @@ class STAlign(SlideModel):
         return model
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return tensors_of(self.module, self.basis, self.head)
+        return tensors_of(self.module, self.basis, self.head, self.fusion)
 
     def _config(self) -> dict[str, Any]:
         encoders = [self.image_encoder, self.niche_image_encoder]
@@ -484,8 +502,8 @@ class STAlign(SlideModel):
     def _file_names(self) -> tuple[str, ...]:
         return (*MODEL_FILES, *(GENE_ENCODER_FILES if isinstance(self.gene_encoder, STImage) else ()))
 
-    def _started(self, slides: list[PairedSlide]) -> SpotNicheAligner:
-        """A module at its start, which these slides decide."""
+    def _started(self, slides: list[PairedSlide]) -> tuple[SpotNicheAligner, ClosedFusion | None]:
+        """A module at its start, which these slides decide, and what fuses where it does not."""
         return started_aligner(
             self.config,
             slides,

@@ -36,7 +36,8 @@ class AlignerConfig:
     dropout
         Dropout in all encoders. The paper has 0.1, for a corpus of 1.3 million spots.
     fusion
-        Fuse by cross-attention; otherwise the fused vector is the concatenation of image and gene vector.
+        Fuse by cross-attention, if the cross-scale loss has a weight and can train it; otherwise the fused vector is the
+        concatenation of image and gene vector.
     adaptive
         Encoders that adapt to the tissue; otherwise a linear map of what comes in.
     temperature
@@ -44,7 +45,8 @@ class AlignerConfig:
     learn_temperature
         Whether it is learned.
     weights
-        Relative weights of spot, niche and cross-scale loss.
+        Relative weights of spot, niche and cross-scale loss. The paper has 0.4, 0.3 and 0.3. A loss that is the only one
+        there is, as the cross-scale loss without images, is trained on whatever its weight.
     spot_genes
         What the genes of a spot come as: ``"expression"`` or ``"embedding"``, a vector of a frozen encoder such as
         scGPT (as in the paper).
@@ -62,7 +64,7 @@ class AlignerConfig:
     >>> from dataclasses import asdict
     >>> from stimage.modules import AlignerConfig
     >>> asdict(AlignerConfig(dim=64))["weights"]
-    (0.4, 0.3, 0.3)
+    (0.4, 0.3, 0.0)
     """
 
     dim: int = 128
@@ -75,7 +77,7 @@ class AlignerConfig:
     adaptive: bool = True
     temperature: float = 0.3
     learn_temperature: bool = False
-    weights: tuple[float, float, float] = (0.4, 0.3, 0.3)
+    weights: tuple[float, float, float] = (0.4, 0.3, 0.0)
     spot_genes: str = "expression"
     stain_jitter: float = 0.0
 
@@ -147,10 +149,12 @@ class SpotNicheAligner(nn.Module):
       with the other when it comes alone. That is how r and u in Eq. 10, outputs of encoders, are read.
     - cross-scale loss (Eq. 11): from the fused spot h^S to the fused niche h^N, in this direction only, as printed.
 
-    Whatever is missing drops out, and the weights of the remaining losses are scaled to a sum of 1. Where image or
+    Whatever is missing drops out, and the weights of the remaining losses are scaled to a sum of 1; a single one that
+    remains is trained on whatever its weight. By default the cross-scale loss has none beside the others. Where image or
     genes are missing at a level, the cross-scale loss is between the vectors of a modality that both levels have (genes
     when nothing else is measured). The cross-attention learns from the cross-scale loss between fused vectors alone: a
-    module without niches, or with one modality in them, leaves it at its random start; use ``fusion=False`` there.
+    module without niches, or with one modality in them, leaves it at its random start; use ``fusion=False`` there. Where
+    that loss has no weight there is no cross-attention.
 
     The losses see directions only; vectors keep their lengths, in which a clustering finds what stands out.
 
@@ -175,7 +179,7 @@ class SpotNicheAligner(nn.Module):
     --------
     >>> import torch
     >>> from stimage.modules import AlignerConfig, AlignmentBatch, SpotNicheAligner
-    >>> config = AlignerConfig(dim=16, n_tokens=2, n_fused=24, n_layers=1, n_heads=2)
+    >>> config = AlignerConfig(dim=16, n_tokens=2, n_fused=24, n_layers=1, n_heads=2, weights=(0.4, 0.3, 0.3))
     >>> module = SpotNicheAligner(config, n_spot_image=10, n_niche_image=10, n_spot_genes=50, n_niche_genes=50)
     >>> parts = (torch.randn(6, 10), torch.randn(6, 10), torch.randn(6, 50), torch.randn(6, 50))
     >>> batch = AlignmentBatch(*parts, slide=torch.zeros(6, dtype=torch.long))
@@ -320,7 +324,7 @@ class SpotNicheAligner(nn.Module):
         Raises
         ------
         ValueError
-            If nothing in the batch can be compared, or only with weight 0.
+            If nothing in the batch can be compared, or several losses that all have weight 0.
         """
         alignment = self(batch)
         options = {"temperature": self.temperature(), "groups": batch.slide}
@@ -335,6 +339,8 @@ class SpotNicheAligner(nn.Module):
                 losses["cross_loss"] = info_nce(spot, niche, symmetric=False, **options)
                 break
         weights = dict(zip(("spot_loss", "niche_loss", "cross_loss"), self.config.weights, strict=True))
+        if len(losses) == 1:
+            weights = dict.fromkeys(losses, 1.0)
         total = sum(weights[name] for name in losses)
         if not total:
             raise ValueError(
@@ -374,7 +380,7 @@ class _Level(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.heads = nn.ModuleDict({name: _head(config.dim) for name in encoders})
         self.fusion = None
-        if config.fusion and len(encoders) == 2:
+        if config.fusion and config.weights[2] and len(encoders) == 2:
             self.fusion = SymmetricCrossAttention(config.dim, config.n_fused, config.n_tokens)
 
     def forward(self, inputs: dict[str, Tensor]) -> LevelVectors:

@@ -12,6 +12,7 @@ from stimage.models import STAlign, STImage
 from stimage.models._devices import trainer_devices
 from stimage.models._options import by_group, changed_optimizer, group_of, trainer_keys
 from stimage.models._setup import check_setup, with_setup
+from stimage.models.alignment._presets import ALIGNER_PRESETS, AlignerPreset
 from stimage.models.alignment._training import check_alignment_options
 from stimage.train import AlignmentOptimizerConfig
 
@@ -33,6 +34,7 @@ def align(
     donor_key: str | None = None,
     image_encoder: str | ImageEncoder | None = "efficientnet_lite0",
     gene_encoder: STImage | ScGPTEncoder | None = None,
+    preset: AlignerPreset = "default",
     image_dir: str | Path | None = None,
     max_epochs: int = 20,
     batch_size: int = 128,
@@ -72,6 +74,10 @@ def align(
         disk, or ``None`` to align without images.
     gene_encoder
         Frozen encoder of the expression of spots; by default a perceptron that is trained with the aligner.
+    preset
+        ``"default"``, or ``"paper"`` for its weights of the losses, the cross-scale loss among them, its dropout, temperature and
+        learning rate, one patch per level and a random start. Encoders are chosen apart; ``model_kwargs`` and ``plan_kwargs``
+        come first.
     image_dir
         Folder of the image files that ``uns["spatial"]`` names by relative paths.
     max_epochs
@@ -87,7 +93,7 @@ def align(
         Further options of :class:`stimage.models.STAlign`: ``niche_image_encoder``, ``train_image_encoder``, ``patches``,
         ``spot_context``, ``niches``, ``n_image_components``, ``cache_dir``, ``config`` and ``spectral_start``.
     plan_kwargs
-        How it is optimised: ``learning_rate`` (by default 1e-4; the paper, on 1.3 million spots, has 5e-4),
+        How it is optimised, where the preset does not suit: ``learning_rate`` (1e-4; the paper, on 1.3 million spots, has 5e-4),
         ``weight_decay``, ``warmup`` and ``gradient_clip``, see :class:`stimage.train.AlignmentOptimizerConfig`.
     trainer_kwargs
         How it is run: further options of :meth:`stimage.models.STAlign.train`, such as ``negatives`` and ``num_workers``,
@@ -138,7 +144,7 @@ def align(
     seed = seed_of(seed)
     training_place = trainer_devices(accelerator, device)
     named = {"data", "genes", "n_pool_genes", "niche_key", "image_encoder", "gene_encoder", "image_dir", "seed"}
-    named |= {"accelerator", "device"}
+    named |= {"preset", "accelerator", "device"}
     of_model = _validate.keyword_names(STAlign.__init__)
     own = [name for name in (*_validate.keyword_names(STAlign.train), *trainer_keys()) if name != "devices"]
     trained = {"max_epochs", "batch_size", "plan_kwargs", "accelerator"}
@@ -149,7 +155,8 @@ def align(
     }
     model_kwargs, plan_kwargs, trainer_kwargs = by_group(options, groups)
     model_kwargs = group_of("model_kwargs", model_kwargs, of_model, named)
-    changed_optimizer(AlignmentOptimizerConfig(), plan_kwargs)
+    _validate.check_choice("preset", preset, ALIGNER_PRESETS)
+    changed_optimizer(ALIGNER_PRESETS[preset].optimizer, plan_kwargs)
     trainer_kwargs = group_of("trainer_kwargs", trainer_kwargs, own, trained)
     check_alignment_options(max_epochs=max_epochs, batch_size=batch_size, **trainer_kwargs)
     setup = {"layer": layer, "slide_key": slide_key, "grid_key": grid_key, "donor_key": donor_key}
@@ -164,6 +171,7 @@ def align(
         n_pool_genes=n_pool_genes,
         image_encoder=image_encoder,
         gene_encoder=gene_encoder,
+        preset=preset,
         niche_key=niche_key,
         image_dir=image_dir,
         seed=seed,

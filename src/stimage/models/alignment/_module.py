@@ -8,23 +8,26 @@ import numpy as np
 import torch
 
 from stimage import _validate
-from stimage.data import PairedSlide, principal_genes
+from stimage.data import PairedSlide
 from stimage.data.sampling._alignment_data import in_order
 from stimage.models._devices import place_of, to_numpy
-from stimage.models.alignment._expression_head import ExpressionHead
+from stimage.models.alignment._closed_fusion import N_COMPONENTS, ClosedFusion, closed_maps
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.modules import AlignerConfig, AlignmentBatch, ImageEncoder, SpotNicheAligner
 
 Modality = Literal["image", "gene", "fused"]
 Level = Literal["spot", "niche", "both"]
 _BATCH_SIZE = 512
-_START_COMPONENTS = 32
-_SMALLEST_SPREAD = 1e-3
 
 
 def levels_of(niches: bool) -> tuple[Literal["spot", "niche"], ...]:
     """Levels that an aligner sees."""
     return ("spot", "niche") if niches else ("spot",)
+
+
+def asked_levels(level: Level) -> tuple[Literal["spot", "niche"], ...]:
+    """Levels whose vectors stand side by side."""
+    return levels_of(True) if level == "both" else (level,)
 
 
 def donors_of(slides: list[PairedSlide]) -> list[str]:
@@ -85,8 +88,8 @@ def started_aligner(
     seed: int,
     niches: bool,
     **sizes: Any,
-) -> SpotNicheAligner:
-    """A module at its start, in evaluation mode.
+) -> tuple[SpotNicheAligner, ClosedFusion | None]:
+    """A module at its start, in evaluation mode, and the fused vectors where no loss trains a fusion.
 
     Parameters
     ----------
@@ -107,55 +110,37 @@ def started_aligner(
 
     Returns
     -------
-    stimage.modules.SpotNicheAligner
-        The module.
+    tuple
+        The module and the fusion in closed form: ``None`` with a cross-scale loss, from a random start, or where a map is
+        missing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build_aligner(config, niches=niches, **sizes)
+    fusion = None
     if spectral_start:
-        start_from_spectrum(module, slides, niches=niches, frozen_genes=frozen_genes)
-    return module.eval()
+        levels, number = levels_of(niches), min(N_COMPONENTS, config.dim)
+        maps, scale = closed_maps(slides, levels, n_components=number, frozen_genes=frozen_genes)
+        start_from_maps(module, maps, scale)
+        fusion = None if config.weights[2] else ClosedFusion.of(maps, levels)
+    return module.eval(), fusion
 
 
-def start_from_spectrum(
-    module: SpotNicheAligner, slides: list[PairedSlide], *, niches: bool, frozen_genes: bool
-) -> None:
+def start_from_maps(module: SpotNicheAligner, maps: dict[str, np.ndarray], scale: np.ndarray) -> None:
     """Start gene tokens as principal components of expression, image tokens as their regression on the image.
 
     Parameters
     ----------
     module
         The module, changed in place.
-    slides
-        Slides as the module sees them.
-    niches
-        Whether niches are seen.
-    frozen_genes
-        Whether spots come as vectors of a frozen encoder, which have no such components.
+    maps, scale
+        See :func:`closed_maps`. What is compared starts halfway to components of equal spread: the first ones lead, the
+        others are heard.
     """
-    number = min(_START_COMPONENTS, module.config.dim)
-    axes, deviation = principal_genes([slide.slide for slide in slides], number)
-    # With few spots the last directions have no spread but that of rounding.
-    varies = deviation > _SMALLEST_SPREAD * deviation[0]
-    axes, deviation = axes[:, varies], deviation[varies]
-    typical = float(np.sqrt((deviation**2).mean()))
-    axes = axes / typical
-    # What is compared starts halfway to components of equal spread: the first ones lead, the others are heard.
-    scale = torch.from_numpy(np.sqrt(typical / deviation))
-    measured = [np.flatnonzero(slide.measured) for slide in slides]
-    image = slides[0].spot_image
-    has_images = {"spot": image is not None and image.dtype != np.uint8, "niche": slides[0].niche_image is not None}
-    for level in levels_of(niches):
-        if level == "spot" and frozen_genes:
-            continue
-        module.start_from(level, "gene", torch.from_numpy(axes), scale)
-        if has_images[level]:
-            # One slide after the other: on disk there may be more than fit into memory.
-            batches = (slide.batch(spots) for slide, spots in zip(slides, measured, strict=True))
-            seen = ((batch[f"{level}_image"], batch[f"{level}_genes"] @ axes) for batch in batches)
-            head = ExpressionHead.fit_slides(seen, list(map(len, measured)))
-            module.start_from(level, "image", torch.from_numpy(head.weights.astype(np.float32)), scale)
+    for name, weights in maps.items():
+        level, part = name.split("_")
+        modality = "gene" if part == "genes" else part
+        module.start_from(level, modality, torch.from_numpy(weights), torch.from_numpy(scale))
 
 
 def asked_vectors(modality: Any, level: Any, *, niches: bool, images: bool) -> tuple[Modality, Level]:
@@ -187,7 +172,7 @@ def vectors(
 ) -> np.ndarray:
     """Vectors of the spots of slides, or of those chosen of each, slide after slide (spots x dimensions), float32."""
     module.eval()
-    levels = levels_of(True) if level == "both" else (level,)
+    levels = asked_levels(level)
     device = place_of(module)
     rows = []
     for _, batch in in_order(slides, _BATCH_SIZE, chosen):

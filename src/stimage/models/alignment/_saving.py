@@ -8,11 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from stimage.models.alignment._closed_fusion import PARTS as FUSED_PARTS
+from stimage.models.alignment._closed_fusion import ClosedFusion
 from stimage.models.alignment._encoders import gene_encoder_of, image_encoder_of
 from stimage.models.alignment._expression_head import ExpressionHead
 from stimage.models.alignment._image_basis import ImageBasis
 from stimage.models.alignment._image_features import PatchSpec
-from stimage.models.alignment._module import build_aligner
+from stimage.models.alignment._module import build_aligner, levels_of
 from stimage.models.alignment._patch_scale import PatchScale
 from stimage.models.alignment._prediction import n_head_inputs
 from stimage.models.checkpoints._config import DamagedError, StoredConfig
@@ -31,12 +33,16 @@ FLAGS = ("train_image_encoder", "spot_context", "spectral_start", "niches", "is_
 _GENE_ENCODER = {"gene_encoder": Literal["STImage", "ScGPTEncoder"], "gene_encoder_id": str}
 
 
-def tensors_of(module: nn.Module, basis: ImageBasis | None, head: ExpressionHead | None) -> dict[str, torch.Tensor]:
+def tensors_of(
+    module: nn.Module, basis: ImageBasis | None, head: ExpressionHead | None, fusion: ClosedFusion | None
+) -> dict[str, torch.Tensor]:
     """All that was learned, by its name in a checkpoint."""
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     for prefix, part in (("basis", basis), ("head", head)):
         if part is not None:
             tensors |= {f"{prefix}.{name}": torch.from_numpy(values) for name, values in part.tensors().items()}
+    if fusion is not None:
+        tensors |= {f"fusion.{name}": torch.from_numpy(values) for name, values in fusion.maps.items()}
     return tensors
 
 
@@ -75,18 +81,21 @@ def restored(
     names, ids = (_pair(stored, name) for name in ("image_encoders", "image_encoder_ids"))
     kind, identity = (stored.optional(name, hint) for name, hint in _GENE_ENCODER.items())
     _check_parts(found, names, kind, n_genes)
-    check_prefixes(weights, ("module.", "basis.", "head."))
+    check_prefixes(weights, ("module.", "basis.", "head.", "fusion."))
     found |= _image_encoders(
         names, ids, folder, image_encoder, niche_image_encoder, seed=stored.seed(), trained=found["train_image_encoder"]
     )
     found["gene_encoder"] = gene_encoder_of(kind, identity, folder, gene_encoder)
-    axes, head = tensors_under(weights, "basis."), tensors_under(weights, "head.")
+    axes, head, maps = (tensors_under(weights, f"{prefix}.") for prefix in ("basis", "head", "fusion"))
     _check_axes(found, axes, head)
     axes, tensors = ({name: tensor.numpy() for name, tensor in part.items()} for part in (axes, head))
     basis = ImageBasis(axes.get("spot_image"), axes.get("niche_image"), found["spot_context"]) if axes else None
     if head:
         _check_head(found, basis, head, n_genes)
     found |= {"basis": basis, "head": ExpressionHead.from_tensors(tensors) if head else None}
+    if maps:
+        _check_maps(found, basis, maps, n_genes)
+    found["fusion"] = ClosedFusion({name: tensor.numpy() for name, tensor in maps.items()}) if maps else None
     config: AlignerConfig = found["config"]
     module = tensors_under(weights, "module.")
     found["module"] = load_module(
@@ -179,3 +188,15 @@ def _check_head(found: dict[str, Any], basis: ImageBasis | None, head: dict[str,
     n_inputs = n_head_inputs(found["config"], basis, **options)
     shapes = {"mean": (n_inputs,), "weights": (n_inputs, n_genes), "intercept": (n_genes,)}
     check_shapes({**shapes, "penalty": (1,), "slope": (1,)}, head)
+
+
+def _check_maps(found: dict[str, Any], basis: ImageBasis | None, maps: dict[str, torch.Tensor], n_genes: int) -> None:
+    """Raise ``DamagedError`` unless image and genes of all levels have a map to the same components."""
+    if basis is None or found["train_image_encoder"] or found["gene_encoder"] is not None or found["config"].weights[2]:
+        raise DamagedError("there is a fusion in closed form where vectors are fused otherwise")
+    n_components = length(maps, "spot_genes", axis=1)
+    n_inputs = {"spot_image": basis.n_spot_image, "spot_genes": n_genes, "niche_genes": n_genes}
+    if found["niches"]:
+        n_inputs["niche_image"] = basis.n_niche_image
+    names = [f"{level}_{part}" for level in levels_of(found["niches"]) for part in FUSED_PARTS]
+    check_shapes({name: (n_inputs[name], n_components) for name in names}, maps)
