@@ -22,6 +22,7 @@ from _region_tables import TABLES as REGION_TABLES
 from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
 from _speed_tables import TABLES as SPEED_TABLES
+from _units_tables import TABLES as UNITS_TABLES
 from _uses_tables import TABLES as USES_TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ BASELINES = (
     "PCA-30, mean of 37",
     "PCA-30, mean of 7 beside 37",
 )
-OURS = {"patch": "stimage", "neighborhood": "stimage, neighborhood", "spot": "stimage, spot", "slice": "stimage, slice"}
+OURS = "stimage"
 COLUMNS = {
     "leave-slide-out accuracy": ("leave_slide_out", "knn", "accuracy"),
     "block accuracy": ("block", "knn", "accuracy"),
@@ -75,9 +76,9 @@ def domains() -> pd.DataFrame:
         parts.append(part.assign(study=path.stem.replace("_", " ")))
     records = pd.concat(parts, ignore_index=True)
     records = records[records["slide"] != "pooled"].copy()
-    found = records["method"].str.extract(r"^stimage (?P<unit>\w+), seed (?P<model_seed>\d+)$")
-    records["model_seed"] = found["model_seed"].fillna("0")
-    records["method"] = found["unit"].map(OURS).fillna(records["method"])
+    seeds = records["method"].str.extract(r"^stimage patch, seed (\d+)$")[0]
+    records["model_seed"] = seeds.fillna("0")
+    records["method"] = records["method"].where(seeds.isna(), OURS)
     return records
 
 
@@ -92,7 +93,7 @@ def chosen(protocol: str, head: str) -> pd.DataFrame:
 
 
 def methods_of(records: pd.DataFrame) -> list[str]:
-    return [method for method in (*BASELINES, *OURS.values()) if method in set(records["method"])]
+    return [method for method in (*BASELINES, OURS) if method in set(records["method"])]
 
 
 def domains_summary() -> str:
@@ -108,22 +109,8 @@ def domains_summary() -> str:
             table.setdefault(method, {})[column] = number(float(slides.mean()), deviation)
     counts = {c: by_seed(chosen(p, h), m).index.get_level_values("slide").nunique() for c, (p, h, m) in COLUMNS.items()}
     header = ["embedding", *(f"{column} ({counts[column]} slides)" for column in COLUMNS)]
-    order = [method for method in (*BASELINES, *OURS.values()) if method in table]
+    order = [method for method in (*BASELINES, OURS) if method in table]
     return rows(header, [[method, *(table[method].get(column, "–") for column in COLUMNS)] for method in order])
-
-
-def units_table() -> str:
-    scores = by_seed(chosen("leave_slide_out", "knn"), "accuracy")
-    study = domains().drop_duplicates("slide").set_index("slide")["study"]
-    frame = scores.groupby(["method", "slide"]).mean().reset_index()
-    frame["study"] = frame["slide"].map(study)
-    means = frame.groupby(["method", "study"])["accuracy"].mean().unstack()
-    body = [
-        [method, *(number(means.loc[method, s]) for s in means.columns), number(float(means.loc[method].mean()))]
-        for method in OURS.values()
-        if method in means.index
-    ]
-    return rows(["unit", *means.columns, "mean of studies"], body)
 
 
 def paper_methods(head: str) -> str:
@@ -152,27 +139,6 @@ def paper_protocol() -> str:
         cells = [heads[head][metric] for head in ("mlp", "knn") for metric in ("accuracy", "ari")]
         body.append([method, *(number(cell["mean"], cell["sd"]) for cell in cells)])
     return rows(["DLPFC", "MLP accuracy", "MLP ARI", "k-NN accuracy", "k-NN ARI"], body)
-
-
-# Accuracy/ARI that the paper prints: windows with the k-NN head on DLPFC, channels with the MLP head on DLPFC, gene selection
-# on the average of its six data sets.
-PAPER_ABLATIONS = {
-    "window 16, 512 channels, weighted": ".731/.504 (k-NN), .753/.580 (MLP), .663/.428 (average)",
-    "window 24": ".775/.595 (k-NN)",
-    "128 channels": ".745/.570 (MLP)",
-    "256 channels": ".766/.610 (MLP)",
-    "genes: hvg": ".652/.410 (average)",
-    "genes: random": ".637/.362 (average)",
-}
-
-
-def paper_ablations() -> str:
-    document = json.loads((RESULTS / "paper_tables.json").read_text())
-    body = []
-    for name, entry in document["variants"].items():
-        cells = [number(entry["knn"][metric]["mean"], entry["knn"][metric]["sd"]) for metric in ("accuracy", "ari")]
-        body.append([name, *cells, PAPER_ABLATIONS.get(name, "–")])
-    return rows(["variant", "k-NN accuracy", "k-NN ARI", "the paper, accuracy/ARI"], body)
 
 
 def regions(metric: str, results: str = "regions.json") -> str:
@@ -290,10 +256,8 @@ def zero_shot() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "domains summary": domains_summary,
-    "units": units_table,
     "paper protocol": paper_protocol,
     "paper knn": lambda: paper_methods("knn"),
-    "paper ablations": paper_ablations,
     "regions mse": lambda: regions("mse"),
     "regions excess": lambda: regions("excess"),
     "regions pearson": lambda: regions("pearson"),
@@ -314,6 +278,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SCOREBOARD_TABLES,
     **SIMULATION_TABLES,
     **SPEED_TABLES,
+    **UNITS_TABLES,
     **USES_TABLES,
 }
 

@@ -1,11 +1,11 @@
-"""Spatial domains on every labelled slide: our units and modes beside the baselines, under every protocol.
+"""Spatial domains on every labelled slide: our models beside the baselines, under every protocol.
 
     python benchmarks/domains.py train --data ../shared/data     # embeddings to --cache (resumes where it stopped)
     python benchmarks/domains.py score --data ../shared/data     # docs/results/domains/<study>.json
     python benchmarks/domains.py --short                         # simulated, seconds, writes nothing
 
 Each study's slides are pretrained on together, without labels, with default settings, once for each seed: embeddings are
-transductive, as those of the baselines are. The other units see as many tokens in as many steps.
+transductive, as those of the baselines are. Other sample units are measured by units.py.
 """
 
 from __future__ import annotations
@@ -21,19 +21,16 @@ from _studies import STUDIES, largest_window, read_study, simulated_study
 
 import stimage as sti
 
-UNITS = ("patch", "spot", "neighborhood", "slice")
 
-
-def train(slides: list, study: str, cache: Path, unit: str, seed: int, **options) -> None:
+def train(slides: list, study: str, cache: Path, seed: int, **options) -> None:
     """Pretrain on a study and store one file with the embeddings of its slides and the model's training slides."""
-    path = cache / f"{study}.{unit}.{seed}.npz"
+    path = cache / f"{study}.patch.{seed}.npz"
     if path.exists():
         return
     options = {"window": largest_window(slides, 16), **options}
     start = time.perf_counter()
-    model_kwargs = {"unit": unit, **options.pop("model_kwargs", {})}
     training = {"enable_progress_bar": False}
-    model = sti.tl.pretrain(slides, seed=seed, model_kwargs=model_kwargs, trainer_kwargs=training, **options)
+    model = sti.tl.pretrain(slides, seed=seed, trainer_kwargs=training, **options)
     training_seconds = time.perf_counter() - start
     arrays = {}
     start = time.perf_counter()
@@ -48,16 +45,15 @@ def train(slides: list, study: str, cache: Path, unit: str, seed: int, **options
     }
     cache.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays, facts=json.dumps(facts, default=str))
-    model.save(cache / f"{study}.{unit}.{seed}", overwrite=True)
-    print(f"{study}, unit {unit}, seed {seed}: {training_seconds:.0f} s", flush=True)
+    model.save(cache / f"{study}.patch.{seed}", overwrite=True)
+    print(f"{study}, seed {seed}: {training_seconds:.0f} s", flush=True)
 
 
 def attach(slides: list, study: str, cache: Path) -> tuple[list[str], dict]:
     """Write every stored embedding of a study to its slides; their keys, and the facts of each."""
     facts = {}
-    for path in sorted(cache.glob(f"{study}.*.npz")):
-        unit, seed = path.stem.removeprefix(f"{study}.").split(".")
-        key = f"stimage {unit}, seed {seed}"
+    for path in sorted(cache.glob(f"{study}.patch.*.npz")):
+        key = f"stimage patch, seed {path.stem.removeprefix(f'{study}.patch.')}"
         with np.load(path) as arrays:
             facts[key] = json.loads(str(arrays["facts"]))
             for adata in slides:
@@ -83,7 +79,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/domains"))
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=STUDIES)
-    parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--heads", nargs="+", default=["knn"], choices=("knn", "mlp"))
     parser.add_argument("--cluster-seeds", type=int, default=2, help="seeds of the mixture, for each seed of a model")
@@ -94,8 +89,7 @@ def main() -> None:
         slides = simulated_study()
         with tempfile.TemporaryDirectory() as cache:
             options = {"window": 8, "n_pool_genes": 200, "model_kwargs": {"n_genes": 64}, "max_epochs": 1}
-            for unit in UNITS:
-                train(slides, "simulated", Path(cache), unit, 0, **options)
+            train(slides, "simulated", Path(cache), 0, **options)
             report = score(slides, "simulated", Path(cache), None, n_repeats=2, n_seeds=1, mlp_epochs=2)
         print(report.mean_over_slides("leave_slide_out", "accuracy", "knn"))
         return
@@ -105,8 +99,7 @@ def main() -> None:
         slides = read_study(arguments.data, study)
         if arguments.step == "train":
             for seed in arguments.seeds:
-                for unit in arguments.units:
-                    train(slides, study, arguments.cache, unit, seed)
+                train(slides, study, arguments.cache, seed)
         else:
             options = {"heads": arguments.heads, "n_seeds": arguments.cluster_seeds}
             score(slides, study, arguments.cache, arguments.output, **options)
