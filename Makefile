@@ -51,7 +51,9 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA)
 	$(BIN)/python benchmarks/regions.py --data $(DATA) --unseen
+	$(BIN)/python benchmarks/units.py --data $(DATA)
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)
+	$(BIN)/python benchmarks/repeatability.py --data $(DATA)
 	$(BIN)/python benchmarks/region_leaderboard.py --data $(DATA)
 	$(BIN)/python benchmarks/checkpoint_worth.py --data $(DATA)
 	$(BIN)/python benchmarks/corpus_curve.py --data $(DATA)

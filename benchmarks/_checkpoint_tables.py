@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from _speed_tables import table
 
+from stimage.benchmark import paired_bootstrap
 from stimage.models._embed_slides import FEWEST_SITES
 from stimage.models._own_axes import LEAST_RATIO
 
@@ -47,6 +48,24 @@ def worth() -> str:
     return table(header, body)
 
 
+def differences() -> str:
+    """What predictions change on the same slides, always and where they are chosen, with an interval over slides."""
+    body = []
+    for unknown, words in UNKNOWN.items():
+        rows = records()
+        rows = rows[rows["unknown"] == unknown]
+        always, chosen = [], []
+        for protocol in COLUMNS:
+            used = rows["used"][rows[protocol].map(lambda pair: isinstance(pair, list))]
+            closed, predicted = pairs(rows, protocol).T
+            always.append(str(paired_bootstrap(predicted, closed)))
+            chosen.append(
+                str(paired_bootstrap(np.where(used, predicted, closed), closed)) if used.any() else "none used"
+            )
+        body += [[words, "always", *always], [words, "where chosen", *chosen]]
+    return table(["the checkpoint has not seen", "predictions", *COLUMNS.values()], body)
+
+
 def choice() -> str:
     """How often the test chose the better embedding, and what a wrong choice cost."""
     header = ["score", "slides", "better one chosen", "cost of a wrong choice, mean (largest)", "cost over all slides"]
@@ -78,12 +97,16 @@ def by_slide() -> str:
 
 
 def curve() -> str:
-    """The same models with more and more slides in the corpus."""
+    """The same models with more and more slides in the corpus; with an interval where several slides were tested."""
     found = pd.DataFrame(json.loads(CURVE.read_text())["records"])
     header = ["tested", "corpus", "slides", "spots", "explained, relative to neighbours", *COLUMNS.values()]
     body = []
     for (study, corpus), rows in found.groupby(["study", "corpus"], sort=False):
-        cells = ["{:.3f} / {:.3f}".format(*pairs(rows, protocol).mean(axis=0)) for protocol in COLUMNS]
+        cells = []
+        for protocol in COLUMNS:
+            closed, predicted = pairs(rows, protocol).T
+            gap = f", {paired_bootstrap(predicted, closed)}" if len(closed) > 1 else ""
+            cells.append(f"{closed.mean():.3f} / {predicted.mean():.3f}{gap}")
         first = rows.iloc[0]
         sizes = [f"{first['n_slides']}", f"{first['n_spots_of_corpus']:,}", f"{rows['ratio'].mean():.2f}"]
         body.append([f"{study} ({len(rows)})", corpus, *sizes, *cells])
@@ -92,6 +115,7 @@ def curve() -> str:
 
 TABLES = {
     "checkpoint, worth": worth,
+    "checkpoint, differences": differences,
     "checkpoint, choice": choice,
     "checkpoint, by slide": by_slide,
     "checkpoint, corpus": curve,

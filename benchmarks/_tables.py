@@ -23,6 +23,7 @@ from _scoreboard_tables import TABLES as SCOREBOARD_TABLES
 from _simulation_tables import TABLES as SIMULATION_TABLES
 from _speed_tables import TABLES as SPEED_TABLES
 from _trained_tables import TABLES as TRAINED_TABLES
+from _units_tables import TABLES as UNITS_TABLES
 from _uses_tables import TABLES as USES_TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -62,27 +63,6 @@ def paper_protocol() -> str:
         cells = [heads[head][metric] for head in ("mlp", "knn") for metric in ("accuracy", "ari")]
         body.append([method, *(number(cell["mean"], cell["sd"]) for cell in cells)])
     return rows(["DLPFC", "MLP accuracy", "MLP ARI", "k-NN accuracy", "k-NN ARI"], body)
-
-
-# Accuracy/ARI that the paper prints: windows with the k-NN head on DLPFC, channels with the MLP head on DLPFC, gene selection
-# on the average of its six data sets.
-PAPER_ABLATIONS = {
-    "window 16, 512 channels, weighted": ".731/.504 (k-NN), .753/.580 (MLP), .663/.428 (average)",
-    "window 24": ".775/.595 (k-NN)",
-    "128 channels": ".745/.570 (MLP)",
-    "256 channels": ".766/.610 (MLP)",
-    "genes: hvg": ".652/.410 (average)",
-    "genes: random": ".637/.362 (average)",
-}
-
-
-def paper_ablations() -> str:
-    document = json.loads((RESULTS / "paper_tables.json").read_text())
-    body = []
-    for name, entry in document["variants"].items():
-        cells = [number(entry["knn"][metric]["mean"], entry["knn"][metric]["sd"]) for metric in ("accuracy", "ari")]
-        body.append([name, *cells, PAPER_ABLATIONS.get(name, "–")])
-    return rows(["variant", "k-NN accuracy", "k-NN ARI", "the paper, accuracy/ARI"], body)
 
 
 def regions(metric: str, results: str = "regions.json") -> str:
@@ -200,7 +180,6 @@ def zero_shot() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "paper protocol": paper_protocol,
-    "paper ablations": paper_ablations,
     "regions mse": lambda: regions("mse"),
     "regions excess": lambda: regions("excess"),
     "regions pearson": lambda: regions("pearson"),
@@ -223,6 +202,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SIMULATION_TABLES,
     **SPEED_TABLES,
     **TRAINED_TABLES,
+    **UNITS_TABLES,
     **USES_TABLES,
 }
 
