@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stimage.models import STImage
 
-LEAST_RATIO = 0.7
+LEAST_RATIO = 0.85
 """Of what a checkpoint explains to what Gaussian means do, from which on its predictions are used; see the user guide."""
 TEST_SITES = 5_000
 """Sites that it is tested on."""

@@ -36,7 +36,7 @@ def embed(
     the slides that are given. It takes seconds and suits any species, panel and platform. If all slides share at least 200
     gene names with the checkpoint ``"human"``, up to 5,000 sites are masked and predicted by the checkpoint and by six
     Gaussian means of visible sites. The predictions of the checkpoint are added to the closed form if they explain at
-    least .7 as much of the masked sites as the best mean. One printed line says so. No label is used.
+    least .85 as much of the masked sites as the best mean. One printed line says so. No label is used.
 
     Parameters
     ----------
