@@ -57,8 +57,6 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/region_leaderboard.py --data $(DATA)
 	$(BIN)/python benchmarks/checkpoint_worth.py --data $(DATA)
 	$(BIN)/python benchmarks/corpus_curve.py --data $(DATA)
-	$(BIN)/python benchmarks/pretrain_human.py --data $(DATA) --without DLPFC --output benchmarks/cache/without_DLPFC
-	$(BIN)/python benchmarks/zero_shot.py --data $(DATA) --model benchmarks/cache/without_DLPFC
 	$(BIN)/python benchmarks/alignment.py --data $(DATA)
 	$(BIN)/python benchmarks/alignment_ablation.py --data $(DATA)
 	$(BIN)/python benchmarks/encoders.py

@@ -36,12 +36,6 @@ PAGES = (
     "docs/user_guide/corpus.md",
     "docs/user_guide/simulated_tissue.md",
 )
-COLUMNS = {
-    "leave-slide-out accuracy": ("leave_slide_out", "knn", "accuracy"),
-    "block accuracy": ("block", "knn", "accuracy"),
-    "random 20/80 accuracy": ("random", "knn", "accuracy"),
-    "unsupervised ARI": ("unsupervised", "true_number", "ari"),
-}
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
@@ -162,22 +156,6 @@ def image_encoders() -> str:
     return rows(["encoder", "width", "parameters"], body)
 
 
-def zero_shot() -> str:
-    document = json.loads((RESULTS / "zero_shot.json").read_text())
-    records = pd.DataFrame(document["records"], columns=document["columns"])
-    records = records[records["slide"] != "pooled"]
-    body = []
-    for method in records["method"].unique():
-        cells = []
-        for protocol, head, metric in COLUMNS.values():
-            part = records[
-                (records["method"] == method) & (records["protocol"] == protocol) & (records["head"] == head)
-            ]
-            cells.append(number(part.groupby("slide")[metric].mean().mean()))
-        body.append([method, *cells])
-    return rows(["embedding", *COLUMNS], body)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "paper protocol": paper_protocol,
     "regions mse": lambda: regions("mse"),
@@ -185,7 +163,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "regions pearson": lambda: regions("pearson"),
     "regions unseen mse": lambda: regions("mse", "regions_unseen.json"),
     "regions unseen excess": lambda: regions("excess", "regions_unseen.json"),
-    "zero-shot": zero_shot,
     "alignment sections": lambda: alignment_expression("leave-one-section-out"),
     "alignment patients": lambda: alignment_expression("leave-one-patient-out"),
     "alignment recall": alignment_recall,
