@@ -16,7 +16,8 @@ from sphinx.pycode import ModuleAnalyzer
 import stimage
 from stimage.models.embedding._codes import N_CODES
 from stimage.models._presets import PRESETS
-from stimage.models.embedding._predicted import MOST_SITES, N_COMPONENTS
+from stimage.models.embedding._axes import N_AXES
+from stimage.models.embedding._predicted import MOST_SITES
 from stimage.modules import IMAGE_ENCODERS
 
 project = "stimage"
@@ -111,7 +112,7 @@ myst_substitutions = {
     "encoders": encoder_table(),
     "presets": preset_table(),
     "most_sites": f"{MOST_SITES:,}",
-    "dimensions": N_COMPONENTS + N_CODES,
+    "dimensions": N_AXES + N_CODES,
 }
 
 

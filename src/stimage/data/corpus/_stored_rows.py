@@ -37,7 +37,7 @@ class StoredRows:
     Parameters
     ----------
     parts
-        What is side by side.
+        What is side by side, as :meth:`open` makes it.
     n_rows
         Number of spots.
 
@@ -55,7 +55,7 @@ class StoredRows:
     dtype = np.dtype(np.float32)
     """Type of the rows that are read."""
 
-    def __init__(self, parts: Sequence[_Part], n_rows: int) -> None:
+    def __init__(self, parts: Sequence[Any], n_rows: int) -> None:
         self._parts = tuple(parts)
         widths = [part.n_columns if part.axes is None else part.axes.shape[1] for part in parts]
         self.shape = (n_rows, sum(widths))
