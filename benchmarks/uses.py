@@ -52,9 +52,10 @@ def read(folder: Path, name: str) -> AnnData:
 
 
 def embeddings(adata: AnnData, cache: Path, adapt_epochs: int) -> dict[str, np.ndarray]:
-    """Vectors of the shipped checkpoint, of what was trained on the study or adapted to the slide, and of the baselines."""
+    """Vectors of the closed form, alone and with the checkpoint, of what was trained or adapted, and of the baselines."""
     name = adata.obs["slide"].iloc[0]
-    found = {"stimage, shipped": sti.tl.embed(adata, "human", copy=True).obsm["X_stimage"]}
+    rows = {"stimage, closed form": "closed", "stimage, with the checkpoint": "human"}
+    found = {row: sti.tl.embed(adata, model, copy=True).obsm["X_stimage"] for row, model in rows.items()}
     stored = sorted(cache.glob("DLPFC.patch.*.npz")) if name.startswith("DLPFC") else []
     for path in stored:
         with np.load(path) as arrays:
