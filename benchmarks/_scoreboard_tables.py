@@ -24,7 +24,6 @@ COLUMNS = {
 OURS = "stimage"
 SHORT = (
     "coordinates only",
-    "per 1,000, 30 axes, mean of 7",
     "per 1,000, 30 axes, mean of 19",
     "axes of the closed form, mean of 19",
     "NichePCA",
