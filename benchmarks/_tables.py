@@ -59,10 +59,24 @@ def paper_protocol() -> str:
     return rows(["DLPFC", "MLP accuracy", "MLP ARI", "k-NN accuracy", "k-NN ARI"], body)
 
 
-def regions(metric: str, results: str = "regions.json") -> str:
+def region_scores(metric: str, results: str = "regions.json") -> pd.DataFrame:
+    """A row for each slide, window, region and method; the seeds of a model have one name."""
     frame = pd.DataFrame(json.loads((RESULTS / results).read_text())["scores"])
     frame["method"] = frame["method"].str.replace(r", seed \d+$", "", regex=True)
-    frame[metric] = frame[metric].astype(float)
+    return frame.assign(**{metric: frame[metric].astype(float)})
+
+
+def region_windows() -> str:
+    """Mean excess over both sections and all regions, by the window around them."""
+    frame = region_scores("excess")
+    means = frame.groupby(["method", "window_size"])["excess"].mean().unstack()
+    body = [[method, *(number(value) for value in means.loc[method])] for method in means.index]
+    return rows(["method", *(f"window {size}" for size in means.columns)], body)
+
+
+def regions(metric: str, results: str = "regions.json") -> str:
+    frame = region_scores(metric, results)
+    frame = frame[frame["window_size"] == 30]
     means = frame.groupby(["slide", "method", "region_size"])[metric].mean().unstack()
     body = [[*index, *(number(value) for value in means.loc[index])] for index in means.index]
     return rows(["section", "method", *(f"r = {size}" for size in means.columns)], body)
@@ -159,6 +173,7 @@ def image_encoders() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "paper protocol": paper_protocol,
     "regions mse": lambda: regions("mse"),
+    "regions windows": region_windows,
     "regions excess": lambda: regions("excess"),
     "regions pearson": lambda: regions("pearson"),
     "regions unseen mse": lambda: regions("mse", "regions_unseen.json"),

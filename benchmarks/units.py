@@ -28,6 +28,7 @@ UNITS: dict[str, dict] = {
     WINDOWS: {},
     "windows, single values masked": {"masking": "site_gene"},
     "spots with neighbours": {"unit": "neighborhood", "n_neighbors": 6},
+    "spots with neighbours, fixed weights": {"unit": "neighborhood", "n_neighbors": 6, "neighbor_weights": "fixed"},
     "spots": {"unit": "spot"},
     "slices": {"unit": "slice"},
 }
