@@ -109,17 +109,15 @@ def corpus_build() -> str:
 
 def embedding() -> str:
     found = read("embedding")
-    runs = {"": found["slides"], ", beside other work": found.get("slides_beside_other_work", [])}
     body = [
         [
-            f"{slide['sites']:,}{label}",
+            f"{slide['sites']:,}",
             f"{slide['seconds']:.1f} s",
             f"{slide['milliseconds_per_site']:.2f} ms",
             f"{slide['matrix_products_per_1000_sites']:.2f}",
             f"{slide['peak_megabytes']:,} MB",
         ]
-        for label, slides in runs.items()
-        for slide in slides
+        for slide in found["slides"]
     ]
     shipped = found["shipped_checkpoint"]
     body.append([f"{shipped['spots']:,} spots, shipped checkpoint", f"{shipped['seconds']:.1f} s", "", "", ""])

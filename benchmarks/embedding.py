@@ -1,7 +1,6 @@
 """Embedding: time per site and peak memory as slides grow, and the time of the shipped checkpoint on one slide.
 
-    python benchmarks/embedding.py            # docs/results/embedding.json; up to an hour, most of it for the largest slide
-    python benchmarks/embedding.py --beside-other-work    # keeps what is stored, adds a run on a machine that is not idle
+    python benchmarks/embedding.py            # docs/results/embedding.json; a minute or two
     python benchmarks/embedding.py --short    # small slides, seconds, writes nothing
 
 Slides are simulated bins on disk, embedded by a random model of the default sizes to a zarr array; each in a process of its
@@ -27,7 +26,7 @@ from scipy import sparse
 from stimage.data import Corpus, Slide, Vocabulary
 
 N_GENES, GENES_PER_SITE, N_COLUMNS = 2000, 100, 240
-SITES = (10_000, 100_000, 700_000)
+SITES = (10_000, 100_000)
 SLIDE = Path(__file__).parents[2] / "shared" / "data" / "DLPFC_151673" / "DLPFC_151673.h5ad"
 
 
@@ -134,7 +133,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", nargs="+", type=int, default=list(SITES))
     parser.add_argument("--output", type=Path, default=Path("docs/results/embedding.json"))
-    parser.add_argument("--beside-other-work", action="store_true")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -160,9 +158,6 @@ def main() -> None:
     if SLIDE.exists() and not arguments.short:
         document["shipped_checkpoint"] = in_fresh_process("shipped")
         print(document["shipped_checkpoint"], flush=True)
-    if arguments.beside_other_work:
-        slides = document["slides"]
-        document = {**json.loads(arguments.output.read_text()), "slides_beside_other_work": slides}
     if not arguments.short:
         arguments.output.write_text(json.dumps(document, indent=1))
 
