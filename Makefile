@@ -49,7 +49,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/domains.py train --data $(DATA)
 	$(BIN)/python benchmarks/domains.py score --data $(DATA)
 	$(BIN)/python benchmarks/paper_protocol.py --data $(DATA)
-	$(BIN)/python benchmarks/regions.py --data $(DATA) --places 8 --seeds 0 1 --windows 20 25 30
+	$(BIN)/python benchmarks/regions.py --data $(DATA) --places 8 --seeds 0 1
 	$(BIN)/python benchmarks/regions.py --data $(DATA) --unseen
 	$(BIN)/python benchmarks/units.py --data $(DATA)
 	$(BIN)/python benchmarks/paper_tables.py --data $(DATA)

@@ -66,14 +66,6 @@ def region_scores(metric: str, results: str = "regions.json") -> pd.DataFrame:
     return frame.assign(**{metric: frame[metric].astype(float)})
 
 
-def region_windows() -> str:
-    """Mean excess over both sections and all regions, by the window around them."""
-    frame = region_scores("excess")
-    means = frame.groupby(["method", "window_size"])["excess"].mean().unstack()
-    body = [[method, *(number(value) for value in means.loc[method])] for method in means.index]
-    return rows(["method", *(f"window {size}" for size in means.columns)], body)
-
-
 def regions(metric: str, results: str = "regions.json") -> str:
     frame = region_scores(metric, results)
     frame = frame[frame["window_size"] == 30]
@@ -173,7 +165,6 @@ def image_encoders() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "paper protocol": paper_protocol,
     "regions mse": lambda: regions("mse"),
-    "regions windows": region_windows,
     "regions excess": lambda: regions("excess"),
     "regions pearson": lambda: regions("pearson"),
     "regions unseen mse": lambda: regions("mse", "regions_unseen.json"),
