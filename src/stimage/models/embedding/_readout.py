@@ -147,7 +147,6 @@ class Readout:
     def tensors(self) -> dict[str, np.ndarray]:
         """Arrays by name, for a checkpoint."""
         codes = {f"codes.{name}": array for name, array in self.codes.tensors.items()}
-        # Only where it is not 1: ordinary fits are stored as they always were.
         factor = {} if self.width_factor == 1 else {"width_factor": np.array([self.width_factor], dtype=np.float32)}
         return {"axes": self.axes, "scales": self.scales, **factor, **codes}
 
