@@ -1,4 +1,4 @@
-"""Tables of what the checkpoint is worth, for _tables.py."""
+"""Tables of what known tissues and the checkpoint are worth, for _tables.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from _speed_tables import table
 
+from stimage import pretrained
 from stimage.benchmark import paired_bootstrap
 from stimage.models._embed_slides import FEWEST_SITES
 from stimage.models._own_axes import LEAST_RATIO
@@ -16,83 +17,110 @@ from stimage.models._own_axes import LEAST_RATIO
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "checkpoint_worth.json"
 CURVE = RESULTS.with_name("corpus_curve.json")
 UNKNOWN = {"section": "another section of a known donor", "donor": "another donor", "tissue": "another tissue"}
-COLUMNS = {"leave_slide_out": "leave-slide-out", "block": "blocks", "unsupervised": "unsupervised"}
+COLUMNS = {
+    "leave_slide_out": "leave-slide-out",
+    "block": "blocks",
+    "random": "random",
+    "unsupervised": "unsupervised",
+}
+ROWS = ["closed", "known", "predicted", "default"]
 
 
 def records() -> pd.DataFrame:
-    """A row for each left out slide; ``used`` says whether predictions are added by default."""
+    """Scores of each slide that was left out, score and row, means over trainings; ``default`` is what `tl.embed` chooses."""
     found = pd.DataFrame(json.loads(RESULTS.read_text())["records"])
     # Sites and spots are the same number on these slides, but for the one of single cells, which is far larger.
-    return found.assign(used=(found["ratio"] >= LEAST_RATIO) & (found["n_spots"] >= FEWEST_SITES))
+    found["used"] = (found["ratio"] >= LEAST_RATIO) & (found["n_spots"] >= FEWEST_SITES)
+    parts = []
+    for protocol in COLUMNS:
+        rows = found[found[protocol].map(lambda scores: isinstance(scores, list))]
+        scores = pd.DataFrame(rows[protocol].tolist(), columns=ROWS[:3], index=rows.index)
+        scores["default"] = scores["predicted"].where(rows["used"], scores["known"])
+        facts = rows[["unknown", "slide", "n_spots", "tissue", "ratio", "used"]]
+        parts.append(facts.join(scores).assign(protocol=protocol))
+    places = ["unknown", "slide", "n_spots", "tissue", "protocol"]
+    return pd.concat(parts).groupby(places, sort=False)[["ratio", "used", *ROWS]].mean().reset_index()
 
 
-def pairs(rows: pd.DataFrame, protocol: str) -> np.ndarray:
-    """Scores of the closed form and with predictions (slides x 2), of the slides that have them."""
-    return np.array([pair for pair in rows[protocol] if isinstance(pair, list)], dtype=float).reshape(-1, 2)
+def of(unknown: str, protocol: str, *, large: bool = False) -> pd.DataFrame:
+    rows = records()
+    chosen = (rows["unknown"] == unknown) & (rows["protocol"] == protocol)
+    return rows[chosen & (rows["n_spots"] >= FEWEST_SITES) if large else chosen]
 
 
 def worth() -> str:
-    """Closed form, predictions and the default for each kind of unknown slide."""
-    header = ["the checkpoint has not seen", "slides", "predictions used", *COLUMNS.values()]
+    """Closed form and default for each kind of unknown slide, all and large ones."""
+    header = ["not seen before", "slides", "tissue recognised", "predictions used", *COLUMNS.values()]
     body = []
     for unknown, words in UNKNOWN.items():
-        rows = records()
-        rows = rows[rows["unknown"] == unknown]
-        cells = []
-        for protocol in COLUMNS:
-            has = rows[protocol].map(lambda pair: isinstance(pair, list))
-            closed, predicted = pairs(rows, protocol).T
-            default = np.where(rows["used"][has], predicted, closed)
-            cells.append(f"{closed.mean():.3f} / {predicted.mean():.3f} / **{default.mean():.3f}**")
-        body.append([words, str(len(rows)), f"{rows['used'].sum()} of {len(rows)}", *cells])
+        for large in (False, True):
+            rows = of(unknown, "block", large=large)
+            cells = [
+                f"{part['closed'].mean():.3f} / **{part['default'].mean():.3f}**" if len(part) else "–"
+                for part in (of(unknown, protocol, large=large) for protocol in COLUMNS)
+            ]
+            name = f"{words}, {FEWEST_SITES:,} spots or more" if large else words
+            known = f"{(rows['tissue'] != '').sum()} of {len(rows)}"
+            body.append([name, str(len(rows)), known, f"{(rows['used'] > 0.5).sum()} of {len(rows)}", *cells])
     return table(header, body)
 
 
 def differences() -> str:
-    """What predictions change on the same slides, always and where they are chosen, with an interval over slides."""
+    """What each step changes on the same slides, with an interval over slides."""
+    steps = {
+        "known tissue against the closed form": ("known", "closed"),
+        "predictions always, against known tissue": ("predicted", "known"),
+        "chosen against the closed form": ("default", "closed"),
+    }
     body = []
     for unknown, words in UNKNOWN.items():
-        rows = records()
-        rows = rows[rows["unknown"] == unknown]
-        always, chosen = [], []
-        for protocol in COLUMNS:
-            used = rows["used"][rows[protocol].map(lambda pair: isinstance(pair, list))]
-            closed, predicted = pairs(rows, protocol).T
-            always.append(str(paired_bootstrap(predicted, closed)))
-            chosen.append(
-                str(paired_bootstrap(np.where(used, predicted, closed), closed)) if used.any() else "none used"
-            )
-        body += [[words, "always", *always], [words, "where chosen", *chosen]]
-    return table(["the checkpoint has not seen", "predictions", *COLUMNS.values()], body)
+        for step, (better, base) in steps.items():
+            cells = []
+            for protocol in COLUMNS:
+                rows = of(unknown, protocol)
+                same = (rows[better] == rows[base]).all()
+                cells.append("the same" if same else str(paired_bootstrap(rows[better], rows[base])))
+            body.append([words, step, *cells])
+    return table(["not seen before", "step", *COLUMNS.values()], body)
 
 
 def choice() -> str:
-    """How often the test chose the better embedding, and what a wrong choice cost."""
-    header = ["score", "slides", "better one chosen", "cost of a wrong choice, mean (largest)", "cost over all slides"]
+    """How often each choice was the better one, and what a wrong choice cost."""
+    header = [
+        "choice",
+        "score",
+        "slides",
+        "better one chosen",
+        "cost of a wrong choice, mean (largest)",
+        "over all slides",
+    ]
+    rows = records()
     body = []
-    for protocol, words in COLUMNS.items():
-        rows = records()
-        has = rows[protocol].map(lambda pair: isinstance(pair, list))
-        closed, predicted = pairs(rows, protocol).T
-        chosen = np.where(rows["used"][has], predicted, closed)
-        cost = np.maximum(closed, predicted) - chosen
-        wrong = cost[cost > 0]
-        mean = f"{wrong.mean():.3f} ({wrong.max():.3f})" if len(wrong) else "–"
-        body.append([words, str(len(cost)), f"{(cost <= 0).sum()} of {len(cost)}", mean, f"{cost.mean():.3f}"])
+    for name, others in {"genes of a known tissue": ("closed", "known"), "predictions": ("known", "predicted")}.items():
+        for protocol, words in COLUMNS.items():
+            part = rows[(rows["protocol"] == protocol) & (rows[others[0]] != rows[others[1]])]
+            chosen = part["known"] if name.startswith("genes") else part["default"]
+            cost = part[list(others)].max(axis=1) - chosen
+            wrong = cost[cost > 0]
+            mean = f"{wrong.mean():.3f} ({wrong.max():.3f})" if len(wrong) else "–"
+            right = f"{(cost <= 0).sum()} of {len(cost)}"
+            body.append([name, words, str(len(cost)), right, mean, f"{cost.mean():.3f}"])
     return table(header, body)
 
 
 def by_slide() -> str:
-    """Every slide: ratio and both scores."""
-    header = ["not seen", "slide", "spots", "explained, relative to neighbours", *COLUMNS.values()]
+    """Every slide: ratio and scores."""
+    header = ["not seen", "slide", "spots", "recognised as", "explained, relative to neighbours", *COLUMNS.values()]
     body = []
-    for row in records().itertuples():
-        cells = [
-            "–" if not isinstance(getattr(row, protocol), list) else "{:.3f} / {:.3f}".format(*getattr(row, protocol))
-            for protocol in COLUMNS
-        ]
-        ratio = f"**{row.ratio:.2f}**" if row.used else f"{row.ratio:.2f}"
-        body.append([row.unknown, row.slide, f"{row.n_spots:,}", ratio, *cells])
+    for (unknown, slide), rows in records().groupby(["unknown", "slide"], sort=False):
+        first = rows.iloc[0]
+        cells = []
+        for protocol in COLUMNS:
+            score = rows[rows["protocol"] == protocol]
+            cells.append(" / ".join(f"{float(score[row].iloc[0]):.3f}" for row in ROWS[:3]) if len(score) else "–")
+        ratio = rows["ratio"].mean()
+        shown = f"**{ratio:.2f}**" if rows["used"].mean() > 0.5 else f"{ratio:.2f}"
+        body.append([unknown, slide, f"{first['n_spots']:,}", first["tissue"] or "–", shown, *cells])
     return table(header, body)
 
 
@@ -104,7 +132,7 @@ def curve() -> str:
     for (study, corpus), rows in found.groupby(["study", "corpus"], sort=False):
         cells = []
         for protocol in COLUMNS:
-            closed, predicted = pairs(rows, protocol).T
+            closed, predicted = np.array(rows[protocol].tolist(), dtype=float).T
             gap = f", {paired_bootstrap(predicted, closed)}" if len(closed) > 1 else ""
             cells.append(f"{closed.mean():.3f} / {predicted.mean():.3f}{gap}")
         first = rows.iloc[0]
@@ -113,7 +141,77 @@ def curve() -> str:
     return table(header, body)
 
 
+def known() -> str:
+    """Slides, donors and genes that each known tissue is from."""
+    known = pretrained.known_tissues()
+    body = []
+    for tissue, slides, variance in zip(known.tissues, known.slides, known.variance, strict=True):
+        names = ", ".join(slide["name"] for slide in slides)
+        donors = len({slide["donor"] for slide in slides})
+        body.append([tissue, names, str(donors), f"{int(np.isfinite(variance).sum()):,}"])
+    return table(["tissue", "slides", "donors", "genes"], body)
+
+
+def tissue() -> str:
+    """Plain mean and closed form on own genes and on those of a known tissue, and their differences over slides."""
+    found = pd.DataFrame(json.loads(RESULTS.with_name("tissue_worth.json").read_text())["records"])
+    found = found[found["tissue"] != ""]
+    large = found["n_spots"] >= FEWEST_SITES
+    names = {"block": "blocks", "random": "random", "unsupervised": "unsupervised"}
+    groups = {f"{len(found)} slides": found, f"{large.sum()} of {FEWEST_SITES:,} spots or more": found[large]}
+    header = ["vectors", *(f"{words}, {group}" for group in groups for words in names.values())]
+
+    def scores(rows: pd.DataFrame, protocol: str, method: str) -> np.ndarray:
+        return np.array([score[method] for score in rows[protocol]])
+
+    body = []
+    for method in (
+        "mean of 19, own genes",
+        "mean of 19, known tissue",
+        "closed form, own genes",
+        "closed form, known tissue",
+    ):
+        means = [f"{scores(rows, protocol, method).mean():.3f}" for rows in groups.values() for protocol in names]
+        body.append([method, *means])
+    for other in ("closed form, own genes", "mean of 19, known tissue"):
+        cells = [
+            str(paired_bootstrap(scores(rows, protocol, "closed form, known tissue"), scores(rows, protocol, other)))
+            for rows in groups.values()
+            for protocol in names
+        ]
+        body.append([f"the last less {other}", *cells])
+    return table(header, body)
+
+
+def tissue_by_slide() -> str:
+    """Every labelled slide: closed form on own genes / on those of the known tissue."""
+    body = []
+    for record in json.loads(RESULTS.with_name("tissue_worth.json").read_text())["records"]:
+        cells = [
+            f"{record[protocol]['closed form, own genes']:.3f} / {record[protocol]['closed form, known tissue']:.3f}"
+            for protocol in ("block", "random", "unsupervised")
+        ]
+        alike = f"{record['correlation']:.2f}" if record["tissue"] else "–"
+        body.append([record["slide"], f"{record['n_spots']:,}", record["tissue"] or "–", alike, *cells])
+    return table(["slide", "spots", "recognised as", "correlation", "blocks", "random", "unsupervised"], body)
+
+
+def ceiling() -> str:
+    """Vectors learned with labels, beside the closed form."""
+    found = pd.DataFrame(json.loads(RESULTS.with_name("ceiling.json").read_text())["records"])
+    protocols = {name: words for name, words in COLUMNS.items() if name != "leave_slide_out"}
+    body = []
+    for (slide, method), rows in found.groupby(["slide", "method"], sort=False):
+        scores = rows.set_index("protocol")["score"]
+        body.append([slide, method, *(f"{scores[protocol]:.3f}" for protocol in protocols)])
+    return table(["section", "vectors", *protocols.values()], body)
+
+
 TABLES = {
+    "known tissues": known,
+    "known tissues, worth": tissue,
+    "known tissues, by slide": tissue_by_slide,
+    "ceiling": ceiling,
     "checkpoint, worth": worth,
     "checkpoint, differences": differences,
     "checkpoint, choice": choice,

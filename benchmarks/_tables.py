@@ -31,6 +31,7 @@ RESULTS = ROOT / "docs" / "results"
 PAGES = (
     "README.md",
     "docs/results.md",
+    "docs/model_card.md",
     "docs/region_leaderboard.md",
     "docs/what_we_tried.md",
     "docs/user_guide/corpus.md",

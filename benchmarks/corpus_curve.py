@@ -3,8 +3,8 @@
     python benchmarks/corpus_curve.py --data ../shared/data    # docs/results/corpus_curve.json; a quarter of an hour on one core
     python benchmarks/corpus_curve.py --short                  # simulated, seconds, writes nothing
 
-Slides that are tested are in none of the corpora. They are embedded in closed form and with the predictions of each model, as in
-`checkpoint_worth.py`. One training seed.
+Slides that are tested are in none of the corpora. They are embedded in closed form and with the predictions of each model, all
+tested slides of a study together. One training seed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def main() -> None:
             "trainer_kwargs": quiet,
         }
         found = [
-            compare(train(studies, left_out, **options), simulated_study(), ["simulated 0"], n_repeats=2)[0]
+            compare(
+                train(studies, left_out, **options), None, simulated_study(), ["simulated 0"], alone=False, n_repeats=2
+            )[0]
             for left_out in (["slide1"], [])
         ]
         print(pd.DataFrame(found).to_string())
@@ -73,7 +75,9 @@ def main() -> None:
                 )
             model = models[tuple(chosen)]
             n_spots = int(model.manifest["slides"]["n_sites"].sum())
-            for entry in compare(model, read_study(arguments.data, study), TESTED[study], n_repeats=10):
+            for entry in compare(
+                model, None, read_study(arguments.data, study), TESTED[study], alone=False, n_repeats=10
+            ):
                 facts = {"study": study, "corpus": corpus, "n_slides": len(chosen), "n_spots_of_corpus": n_spots}
                 records.append({**facts, **entry})
                 print(json.dumps(records[-1]), flush=True)

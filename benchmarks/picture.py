@@ -26,7 +26,7 @@ OUTPUT = Path("docs/_static/domains.png")
 def domains_of(slides: list) -> anndata.AnnData:
     """Both slides in one AnnData, with domains found for them together."""
     start = time.perf_counter()
-    sti.tl.embed(slides)
+    sti.tl.embed(slides, "closed")  # nothing that was learned from these sections
     together = anndata.concat(slides, index_unique="-")
     sti.pp.compact_grid(together, slide_key="slide")
     known = together.obs["label"].notna()

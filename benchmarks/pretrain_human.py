@@ -16,6 +16,7 @@ import argparse
 import re
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -56,11 +57,13 @@ def donor_of(name: str, source: dict) -> str:
     return "heart_dev, embryo not stated" if name.startswith("heart_dev_") else name
 
 
-def read_slides(folder: Path, without: str | None) -> dict[str, list]:
+def read_slides(
+    folder: Path, without: str | None, patterns_of: Mapping[str, Sequence[str]] = STUDIES
+) -> dict[str, list]:
     import anndata
 
     studies = {}
-    for study, patterns in STUDIES.items():
+    for study, patterns in patterns_of.items():
         names = sorted(
             path.name
             for path in folder.iterdir()

@@ -102,6 +102,14 @@ def test_an_installation_without_checkpoint_says_so(installation):
     assert "stimage.tl.pretrain" in result.stderr
 
 
+def test_an_installation_without_known_tissues_embeds_without(installation, slide, tmp_path):
+    shutil.rmtree(installation / "stimage" / "pretrained" / "tissues", ignore_errors=True)
+    slide.write_h5ad(tmp_path / "in.h5ad")
+    code = "adata = anndata.read_h5ad(sys.argv[1])\nsti.tl.embed(adata)\nprint(sti.pretrained.known_tissues())"
+    result = run(installation, code, tmp_path / "in.h5ad")
+    assert result.stdout == "None\n", result.stderr
+
+
 def test_unknown_name():
     with pytest.raises(ValueError, match="`name` must be one of 'human', found 'mouse'"):
         sti.pretrained.load("mouse")
@@ -126,3 +134,4 @@ def test_wheel_has_the_checkpoint(tmp_path):
     path = next(wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = zipfile.ZipFile(path).namelist()
     assert {f"stimage/pretrained/human/{file.name}" for file in SHIPPED.iterdir()} <= set(names)
+    assert {f"stimage/pretrained/tissues/genes.{ending}" for ending in ("json", "npz")} <= set(names)

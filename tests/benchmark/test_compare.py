@@ -208,7 +208,8 @@ def test_bad_input(slides):
         compare(slides, use_rep="cell_types", donor_key="donor", **OPTIONS)
 
 
-def test_a_closed_form_with_predictions_is_refused_on_what_the_predictor_was_trained_on():
+@pytest.mark.parametrize("noted", ["predictor_manifest", "tissue_manifest"])
+def test_a_closed_form_with_knowledge_of_other_slides_is_refused_on_them(noted):
     import json
 
     from stimage import datasets, models, pp, tl
@@ -224,7 +225,7 @@ def test_a_closed_form_with_predictions_is_refused_on_what_the_predictor_was_tra
     tested, other = slide(0), slide(1)
     for seen, leaks in ((tested, True), (other, False)):
         record = json.dumps(models.SmoothedPCA(seen).manifest_record())
-        tested.uns["stimage"]["X_stimage"] |= {"predictor": "human", "predictor_manifest": record}
+        tested.uns["stimage"]["X_stimage"] |= {noted: record}
         if leaks:
             with pytest.raises(ValueError, match="trained on what they would be tested on"):
                 compare(tested, label_key="label", use_rep=["X_stimage"], n_repeats=1, n_seeds=1)

@@ -72,20 +72,26 @@ def test_a_checkpoint_is_asked_only_about_slides_that_share_genes_with_it(tissue
 
 
 @pytest.mark.parametrize(
-    ("name", "predictor"),
-    [("DLPFC_151673", "human"), ("STARmap_mPFC_BZ5", ""), ("img-MOB_Rep11", "")],
+    ("name", "tissue", "predictor"),
+    [
+        ("DLPFC_151673", "human prefrontal cortex", "human"),
+        ("heart_dev_3_CN73_D2", "developing human heart", ""),
+        ("STARmap_mPFC_BZ5", "", ""),
+        ("img-MOB_Rep11", "", ""),
+    ],
 )
-def test_real_slides(shared_data, capsys, name, predictor):
+def test_real_slides(shared_data, capsys, name, tissue, predictor):
     adata = anndata.read_h5ad(shared_data / name / f"{name}.h5ad")
     pp.compact_grid(adata)
     tl.embed(adata)
     entry = adata.uns["stimage"]["X_stimage"]
-    assert entry["predictor"] == predictor
+    assert (entry["tissue"], entry["predictor"]) == (tissue, predictor)
     said = capsys.readouterr().out
-    assert said.startswith("Embedded with the checkpoint 'human', which explains ") == (predictor == "human")
-    assert said.count("\n") == ("explained_by_predictor" in entry)
+    assert said.startswith(f"Embedded in closed form on genes that vary in {tissue} (") == (tissue != "")
+    assert (", with the checkpoint 'human', which explains " in said) == (predictor == "human")
+    assert said.count("\n") == bool(tissue or "explained_by_predictor" in entry)
     tl.embed(adata, "closed", key_added="closed")
-    assert np.array_equal(adata.obsm["X_stimage"], adata.obsm["closed"]) == (predictor == "")
+    assert np.array_equal(adata.obsm["X_stimage"], adata.obsm["closed"]) == (tissue == predictor == "")
 
 
 def test_how_a_slide_was_embedded_is_noted(tissue):

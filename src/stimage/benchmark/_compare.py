@@ -259,9 +259,10 @@ def _models(sources: list[AnnData], slides: list[Slide], key: str) -> list[dict[
 
 
 def _seen_by_predictor(sources: list[AnnData], key: str) -> list[dict[str, Any]]:
-    """Slides that a checkpoint was trained on whose predictions are in a closed form."""
+    """Slides whose tissue or predictor a closed form was made with: its genes, or predictions in it, are from them."""
     entries = [adata.uns.get(_keys.STIMAGE, {}).get(key) or {} for adata in sources]
-    manifests = {str(entry["predictor_manifest"]) for entry in entries if entry.get("predictor_manifest")}
+    noted = ("predictor_manifest", "tissue_manifest")
+    manifests = {str(entry[name]) for entry in entries for name in noted if entry.get(name)}
     return [slide for manifest in sorted(manifests) for slide in json.loads(manifest)["slides"]]
 
 

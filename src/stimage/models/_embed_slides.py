@@ -10,7 +10,7 @@ import numpy as np
 from stimage import _validate, pretrained
 from stimage._settings import say
 from stimage.models._base import SlideModel
-from stimage.models._setup import corpus_of
+from stimage.models._setup import check_setup, corpus_of, setup_of
 from stimage.models._smoothed_pca import N_POOL_GENES, SmoothedPCA
 
 if TYPE_CHECKING:
@@ -105,10 +105,24 @@ def embed_slides(
 def _embed_on_own_axes(
     adatas: list[AnnData], model: Literal["closed", "human"] | None, seed: int, **where: Any
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Embeddings by the closed form, with predictions of a checkpoint where that is asked for or knows the tissue."""
-    corpus = corpus_of(adatas, None, N_POOL_GENES, parameter="adata", in_memory=False, backed=True)
+    """Embeddings by the closed form, with what the package knows of other slides where it fits or is asked for."""
+    notes: dict[str, Any] = {"tissue": "", "tissue_manifest": ""}
+    notes |= {"predictor": "", "predictor_id": "", "predictor_manifest": ""}
+    said, genes = [], None
+    if model is None:
+        for adata in adatas:
+            check_setup(adata, setup_of(adata), backed=True)
+        known = pretrained.known_tissues()
+        tissue = known.recognise(adatas) if known else None
+        if tissue:
+            genes = tissue.genes
+            seen = json.dumps({"slides": tissue.slides}, sort_keys=True)
+            notes |= {"tissue": tissue.tissue, "tissue_manifest": seen, "tissue_correlation": tissue.correlation}
+            said.append(
+                f"on genes that vary in {tissue.tissue} (variation of genes correlates by {tissue.correlation:.2f})"
+            )
+    corpus = corpus_of(adatas, genes, N_POOL_GENES, parameter="adata", in_memory=False, backed=True)
     predicted: list[np.ndarray | None] = [None] * len(corpus)
-    notes: dict[str, Any] = {"predictor": "", "predictor_id": "", "predictor_manifest": ""}
     n_sites = [int(slide.active.sum()) for slide in corpus]
     fit = min(n_sites) >= FEWEST_SITES and sum(n_sites) <= MOST_SITES
     if model == "human" or (model is None and fit and pretrained.measures_enough(adatas)):
@@ -123,13 +137,14 @@ def _embed_on_own_axes(
         if used:
             seen = json.dumps(checkpoint.manifest_record(), sort_keys=True)
             notes |= {"predictor": "human", "predictor_id": checkpoint.model_id, "predictor_manifest": seen}
-        if model is None:
-            say(
-                f"Embedded {'with' if used else 'in closed form, without'} the checkpoint 'human', which explains "
-                f"{found.ratio:.2f} of what neighbours explain of masked sites ({LEAST_RATIO} or more are asked for)."
-            )
+        said.append(
+            f"{'with' if used else 'without'} the checkpoint 'human', which explains {found.ratio:.2f} of what neighbours explain "
+            f"of masked sites ({LEAST_RATIO} or more are asked for)"
+        )
     else:
         fitted = SmoothedPCA(corpus, seed=seed)
+    if said and model is None:
+        say(f"Embedded in closed form {', '.join(said)}.")
     vectors = fitted.embed(corpus, predicted)
     parts = np.split(vectors, np.cumsum([adata.n_obs for adata in adatas])[:-1])
     return [(part, {**fitted.embedding_record(adata), **notes}) for adata, part in zip(adatas, parts, strict=True)]

@@ -1,5 +1,5 @@
 """Checkpoints that ship with the package, each with its model card."""
 
-from stimage.pretrained._load import load, measures_enough
+from stimage.pretrained._load import known_tissues, load, measures_enough
 
-__all__ = ["load", "measures_enough"]
+__all__ = ["known_tissues", "load", "measures_enough"]

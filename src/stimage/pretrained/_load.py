@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stimage.models import STImage
+    from stimage.models._known_tissues import KnownTissues
 
 CHECKPOINTS = ("human",)
 FEWEST_GENES = 200
@@ -83,3 +84,20 @@ def measures_enough(adatas: Sequence[AnnData], name: str = "human") -> bool:
         sum(gene in known or gene.partition(".")[0] in known for gene in adata.var_names) >= FEWEST_GENES
         for adata in adatas
     )
+
+
+def known_tissues() -> KnownTissues | None:
+    """How much each gene varies in the tissues of the slides that the package was made with.
+
+    Returns
+    -------
+    KnownTissues or None
+        ``None`` if the package was installed without them.
+    """
+    from stimage.models._known_tissues import KnownTissues
+
+    folder = files(__package__) / "tissues"
+    if not (folder / "genes.json").is_file():
+        return None
+    with as_file(folder) as directory:
+        return KnownTissues.load(directory / "genes")

@@ -33,10 +33,12 @@ def embed(
     """Embed every observation of one or several slides in the context of its tissue.
 
     Without a model nothing is trained: the embedding is the closed form of :class:`stimage.models.SmoothedPCA`, fitted to
-    the slides that are given. It takes seconds and suits any species, panel and platform. If all slides share at least 200
+    the slides that are given. It takes seconds and suits any species, panel and platform. If a slide is like a tissue that the
+    package knows from other donors (genes vary alike, correlation of at least .72), it is made of the genes that vary most there;
+    several slides are if all have 1,000 observations or more. If all slides share at least 200
     gene names with the checkpoint ``"human"``, up to 5,000 sites are masked and predicted by the checkpoint and by six
     Gaussian means of visible sites. The predictions of the checkpoint are added to the closed form if they explain at
-    least .85 as much of the masked sites as the best mean. One printed line says so. No label is used.
+    least .85 as much of the masked sites as the best mean. One printed line says both. No label is used.
 
     Parameters
     ----------
@@ -45,8 +47,8 @@ def embed(
         AnnData, share their axes, so that their embeddings can be compared. A model that was trained or fitted before needs
         some of its genes: symbols or Ensembl ids, in ``var_names`` or a column of ``var``.
     model
-        ``None``: the closed form, with predictions of the checkpoint where they help (see above). ``"closed"``: the closed
-        form alone, without torch. ``"human"``: the predictions of the checkpoint are always added; with ``adapt_epochs`` or
+        ``None``: the closed form, with genes of a known tissue and predictions of the checkpoint where they help (see above).
+        ``"closed"``: the closed form alone, without torch. ``"human"``: the closed form with predictions of the checkpoint always added; with ``adapt_epochs`` or
         ``options`` it is used as a trained model, see :func:`stimage.pretrained.load`. Or a model: a fitted
         :class:`stimage.models.SmoothedPCA`, an :class:`stimage.models.STImage` from :func:`stimage.tl.pretrain`, or an
         aligner from :func:`stimage.tl.align`.
@@ -84,7 +86,8 @@ def embed(
         described by its neighbours.
     ``uns["stimage"]["X_stimage"]``
         Model and model id, version, parameters, vocabulary hash, seed and gene overlap; ``manifest``: JSON of the slides that
-        the model was fitted or trained on. Without a model also ``predictor`` (``"human"``, or empty where no predictions
+        the model was fitted or trained on. Without a model also ``tissue`` (the known tissue whose genes were taken, or empty),
+        ``tissue_correlation``, ``tissue_manifest``, ``predictor`` (``"human"``, or empty where no predictions
         were added), ``predictor_id``, and where the checkpoint was tested ``explained_by_predictor`` and
         ``explained_by_neighbors``, the shares of the masked sites' components that are explained.
 
