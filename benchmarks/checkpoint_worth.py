@@ -26,9 +26,9 @@ from pretrain_human import choose_genes, read_slides, simulate_slides
 
 import stimage as sti
 from stimage.benchmark import evaluate_domains
-from stimage.models._known_tissues import KnownTissues
 from stimage.models._own_axes import Familiarity, fit_on_own_axes
 from stimage.models._setup import corpus_of
+from stimage.pretrained import KnownTissues
 
 if TYPE_CHECKING:
     from anndata import AnnData

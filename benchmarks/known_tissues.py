@@ -17,7 +17,7 @@ from pathlib import Path
 from pretrain_human import STUDIES as HUMAN
 from pretrain_human import read_slides, simulate_slides
 
-from stimage.models._known_tissues import KnownTissues
+from stimage.pretrained import KnownTissues
 
 TISSUES = {
     "human prefrontal cortex": "DLPFC",

@@ -25,9 +25,9 @@ from scoreboard import facts_of, means, parts_of
 
 import stimage as sti
 from stimage.benchmark import evaluate_domains
-from stimage.models._known_tissues import KnownTissues
 from stimage.models._setup import corpus_of
 from stimage.models.embedding._axes import own_axes
+from stimage.pretrained import KnownTissues
 
 DONORS = ("DLPFC_15167", *(f"her2st_{patient}" for patient in "ABCDE"))
 OUTPUT = Path("docs/results/tissue_worth.json")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stimage.models import STImage
-    from stimage.models._known_tissues import KnownTissues
+    from stimage.pretrained._tissues import KnownTissues
 
 CHECKPOINTS = ("human",)
 FEWEST_GENES = 200
@@ -87,14 +87,20 @@ def measures_enough(adatas: Sequence[AnnData], name: str = "human") -> bool:
 
 
 def known_tissues() -> KnownTissues | None:
-    """How much each gene varies in the tissues of the slides that the package was made with.
+    """How much each gene varies in the tissues that :func:`stimage.tl.embed` recognises.
 
     Returns
     -------
-    KnownTissues or None
+    stimage.pretrained.KnownTissues or None
         ``None`` if the package was installed without them.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> "mouse cerebellum" in sti.pretrained.known_tissues().tissues
+    True
     """
-    from stimage.models._known_tissues import KnownTissues
+    from stimage.pretrained._tissues import KnownTissues
 
     folder = files(__package__) / "tissues"
     if not (folder / "genes.json").is_file():

@@ -9,8 +9,8 @@ import pytest
 from scipy import sparse
 
 from stimage import datasets, pp, pretrained, tl
-from stimage.models import _known_tissues
-from stimage.models._known_tissues import LEAST_CORRELATION, KnownTissues, gene_variances
+from stimage.pretrained import KnownTissues, _tissues
+from stimage.pretrained._tissues import LEAST_CORRELATION, gene_variances
 
 N_GENES = 900
 CONTAMINATION = 6
@@ -77,7 +77,7 @@ def test_variances_are_within_slides_and_of_observations_with_counts(sections):
 
 
 def test_variances_of_large_slides_are_those_of_a_sample(sections, monkeypatch):
-    monkeypatch.setattr(_known_tissues, "MOST_OBSERVATIONS", 150)
+    monkeypatch.setattr(_tissues, "MOST_OBSERVATIONS", 150)
     found, again = gene_variances(sections[0]), gene_variances(sections[0])
     pd.testing.assert_series_equal(found, again)
     whole = reference(sections[0])
@@ -118,7 +118,7 @@ def test_a_tissue_is_recognised_and_a_contamination_is_not_among_its_first_genes
     assert found.genes[:100] == order[:100].tolist()
     assert not set(found.genes[:700]) & set(first.var_names[:CONTAMINATION])
     assert found.slides[0]["donor"] == "b"
-    monkeypatch.setattr(_known_tissues, "N_POOL_GENES", 700)
+    monkeypatch.setattr(_tissues, "N_POOL_GENES", 700)
     assert known.recognise([first]).genes == found.genes[:700]
 
 
@@ -147,7 +147,7 @@ def test_genes_are_called_as_on_the_slide(sections, monkeypatch):
     found = known.recognise([renamed]).genes
     assert first.var_names[renamed.var_names.get_indexer(found)].tolist() == symbols
     # Together, under the names of the first.
-    monkeypatch.setattr(_known_tissues, "FEWEST_SITES", 100)
+    monkeypatch.setattr(_tissues, "FEWEST_SITES", 100)
     assert set(known.recognise([first, renamed]).genes) == set(symbols)
 
 
@@ -155,9 +155,9 @@ def test_several_slides_are_recognised_if_all_are_large(sections, monkeypatch):
     first, second, _ = sections
     known = KnownTissues.from_anndata({"this": [second]})
     assert known.recognise([first]) is not None
-    monkeypatch.setattr(_known_tissues, "FEWEST_SITES", min(first.n_obs, second.n_obs))
+    monkeypatch.setattr(_tissues, "FEWEST_SITES", min(first.n_obs, second.n_obs))
     assert known.recognise([first, second]).tissue == "this"
-    monkeypatch.setattr(_known_tissues, "FEWEST_SITES", min(first.n_obs, second.n_obs) + 1)
+    monkeypatch.setattr(_tissues, "FEWEST_SITES", min(first.n_obs, second.n_obs) + 1)
     assert known.recognise([first, second]) is None
 
 
@@ -174,7 +174,7 @@ def test_slides_of_a_known_tissue_are_embedded_on_its_genes(sections, monkeypatc
     first, second, other = (section.copy() for section in sections)
     known = KnownTissues.from_anndata({"this": [second]})
     monkeypatch.setattr(pretrained, "known_tissues", lambda: known)
-    monkeypatch.setattr(_known_tissues, "N_POOL_GENES", 700)
+    monkeypatch.setattr(_tissues, "N_POOL_GENES", 700)
     tl.embed(first)
     assert capsys.readouterr().out == (
         f"Embedded in closed form on genes that vary in this (variation of genes correlates by "

@@ -34,7 +34,7 @@ MOST_OBSERVATIONS = 5_000
 
 
 @dataclass(frozen=True)
-class Recognised:
+class RecognisedTissue:
     """A known tissue that slides are like.
 
     Parameters
@@ -47,6 +47,13 @@ class Recognised:
         The genes that vary most in the tissue and are measured on all slides, as the first slide calls them.
     slides
         Name, fingerprints and donor of each slide that the tissue is known from.
+
+    Examples
+    --------
+    >>> import stimage as sti
+    >>> found = sti.pretrained.RecognisedTissue("liver", 0.9, ["ALB", "CYP2E1"], [])
+    >>> len(found.genes)
+    2
     """
 
     tissue: str
@@ -72,6 +79,20 @@ class KnownTissues:
         Variance of log1p of counts per 1,000 (tissues x genes), NaN where a gene was not measured.
     slides
         Of each tissue, name, fingerprints and donor of its slides.
+
+    Examples
+    --------
+    Sections of your own tissue, to recognise another one by:
+
+    >>> import stimage as sti
+    >>> adata = sti.datasets.simulate_tissue(n_rows=20, n_cols=20, n_genes=600, n_slides=2)
+    >>> first, second = (adata[adata.obs["slide"] == name].copy() for name in adata.obs["slide"].unique())
+    >>> for section in (first, second):
+    ...     sti.pp.compact_grid(section)
+    >>> second.obs["donor"] = "donor 2"
+    >>> known = sti.pretrained.KnownTissues.from_anndata({"simulated tissue": [second]})
+    >>> known.recognise([first]).tissue
+    'simulated tissue'
     """
 
     vocabulary: Vocabulary
@@ -94,11 +115,18 @@ class KnownTissues:
         -------
         KnownTissues
             The tissues, with the genes that more than half of the donors of any of them measure.
+
+        Raises
+        ------
+        KeyError
+            If an AnnData has no grid or no such column.
+        ValueError
+            If counts are not raw.
         """
         columns, slides = {}, []
         for tissue, adatas in tissues.items():
             by_slide = pd.concat([gene_variances(adata) for adata in adatas], axis=1)
-            donors = [str(adata.obs[donor_key].iloc[0]) for adata in adatas]
+            donors = [str(_validate.check_obs_key(adata, donor_key, "donor_key").iloc[0]) for adata in adatas]
             by_donor = by_slide.T.groupby(donors).median().T
             columns[tissue] = by_donor.median(axis=1)[by_donor.notna().mean(axis=1) > 0.5]
             records = []
@@ -113,7 +141,7 @@ class KnownTissues:
         vocabulary = Vocabulary.from_anndata(every, table.index.to_numpy(dtype=str))
         return cls(vocabulary, list(tissues), table.to_numpy().T.astype(np.float16), slides)
 
-    def recognise(self, adatas: Sequence[AnnData]) -> Recognised | None:
+    def recognise(self, adatas: Sequence[AnnData]) -> RecognisedTissue | None:
         """The tissue that slides are most like, if they are alike enough.
 
         Parameters
@@ -123,7 +151,7 @@ class KnownTissues:
 
         Returns
         -------
-        Recognised or None
+        RecognisedTissue or None
             ``None`` if no tissue is like them, they share too few genes with it, or they are several small slides: together
             these choose their genes as well, and better from one of them to another.
         """
@@ -144,7 +172,7 @@ class KnownTissues:
         order = np.argsort(-variance, kind="stable")[: int(np.isfinite(variance).sum())]
         first = self.vocabulary.match(adatas[0]).first_variable[order[:N_POOL_GENES]]
         genes = adatas[0].var_names[first].astype(str).tolist()
-        return Recognised(self.tissues[best], correlation, genes, self.slides[best])
+        return RecognisedTissue(self.tissues[best], correlation, genes, self.slides[best])
 
     def _variances(self, adata: AnnData) -> np.ndarray | None:
         """Variances on a slide in the order of the vocabulary; ``None`` if it shares too few genes."""
@@ -167,7 +195,13 @@ class KnownTissues:
         return float(np.corrcoef(np.sqrt(own[compared]), np.sqrt(theirs[compared]))[0, 1])
 
     def save(self, path: Path) -> None:
-        """Write ``<path>.npz`` with variances and ``<path>.json`` with names and slides."""
+        """Write ``<path>.npz`` with variances and ``<path>.json`` with names and slides.
+
+        Parameters
+        ----------
+        path
+            Without an ending.
+        """
         np.savez_compressed(path.with_suffix(".npz"), variance=self.variance)
         names = {"genes": self.vocabulary.genes.tolist(), "ensembl_ids": self.vocabulary.ensembl_ids}
         content = {**names, "tissues": dict(zip(self.tissues, self.slides, strict=True))}
@@ -175,7 +209,18 @@ class KnownTissues:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What :meth:`save` wrote."""
+        """What :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            As in :meth:`save`.
+
+        Returns
+        -------
+        KnownTissues
+            The tissues.
+        """
         content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
             variance = stored["variance"]
