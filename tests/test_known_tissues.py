@@ -127,6 +127,9 @@ def test_tissues_that_are_not_known(sections):
     assert KnownTissues.from_anndata({"another": [other]}).recognise([first]) is None
     known = KnownTissues.from_anndata({"this": [second]})
     assert known.recognise([first[:, :499].copy()]) is None  # too few genes
+    constant = first.copy()
+    constant.X = np.ones(first.shape, dtype=np.float32)
+    assert known.recognise([constant]) is None
     mouse = first.copy()
     mouse.var_names = mouse.var_names.str.lower()
     assert known.recognise([mouse]) is None

@@ -190,7 +190,7 @@ class KnownTissues:
         theirs = self.variance[number].astype(np.float64)
         both = np.isfinite(own) & np.isfinite(theirs)
         compared = both & (np.fmax(own, theirs) > LEAST_VARIANCE)
-        if compared.sum() < FEWEST_GENES:
+        if compared.sum() < FEWEST_GENES or not own[compared].any():
             return -1.0
         return float(np.corrcoef(np.sqrt(own[compared]), np.sqrt(theirs[compared]))[0, 1])
 
