@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings of the checkpoint")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the trainings of the checkpoint")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
     if arguments.short:
