@@ -195,17 +195,18 @@ class KnownTissues:
         return float(np.corrcoef(np.sqrt(own[compared]), np.sqrt(theirs[compared]))[0, 1])
 
     def save(self, path: Path) -> None:
-        """Write ``<path>.npz`` with variances and ``<path>.json`` with names and slides.
+        """Write ``<path>.npz`` with genes and variances and ``<path>.json`` with tissues and slides.
 
         Parameters
         ----------
         path
             Without an ending.
         """
-        np.savez_compressed(path.with_suffix(".npz"), variance=self.variance)
-        names = {"genes": self.vocabulary.genes.tolist(), "ensembl_ids": self.vocabulary.ensembl_ids}
-        content = {**names, "tissues": dict(zip(self.tissues, self.slides, strict=True))}
-        path.with_suffix(".json").write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+        genes = self.vocabulary.genes.astype(str)
+        ids = np.array([self.vocabulary.ensembl_ids.get(gene, "") for gene in genes])
+        np.savez_compressed(path.with_suffix(".npz"), variance=self.variance, genes=genes, ensembl_ids=ids)
+        tissues = dict(zip(self.tissues, self.slides, strict=True))
+        path.with_suffix(".json").write_text(json.dumps(tissues, separators=(",", ":")) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -221,11 +222,11 @@ class KnownTissues:
         KnownTissues
             The tissues.
         """
-        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        tissues = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-            variance = stored["variance"]
-        vocabulary = Vocabulary(content["genes"], content["ensembl_ids"])
-        return cls(vocabulary, list(content["tissues"]), variance, list(content["tissues"].values()))
+            variance, genes, ids = (stored[name] for name in ("variance", "genes", "ensembl_ids"))
+        ensembl_ids = {gene: found for gene, found in zip(genes.tolist(), ids.tolist(), strict=True) if found}
+        return cls(Vocabulary(genes, ensembl_ids), list(tissues), variance, list(tissues.values()))
 
 
 def gene_variances(adata: AnnData) -> pd.Series:
